@@ -1,0 +1,6 @@
+"""Fast kernels for Mamba: selective scan and causal convolution, on compiled code of our own."""
+
+from transmamba_kernels.causal_conv1d import causal_conv1d
+from transmamba_kernels.selective_scan import selective_scan
+
+__all__ = ["causal_conv1d", "selective_scan"]
