@@ -1,0 +1,63 @@
+// The only place where C++ meets Python.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "binding/tensor_caster.h"
+#include "core/parallel.h"
+#include "selective_scan/selective_scan.h"
+
+namespace py = pybind11;
+using namespace transmamba;
+
+namespace {
+
+SelectiveScan scan_inputs(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
+                          Tensor initial_state, bool softplus, bool reverse, int threads) {
+  return {u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads};
+}
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (Isa isa : available_isas()) names.push_back(name(isa));
+  return names;
+}
+
+void use_isa_named(const std::string& wanted) {
+  for (Isa isa : available_isas())
+    if (wanted == name(isa)) return use_isa(isa);
+  std::string message = "instruction set must be one of";
+  for (const std::string& candidate : isa_names()) message += " '" + candidate + "'";
+  throw py::value_error(message + ", not '" + wanted + "'");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Compiled CPU kernels. Takes borrowed tensors and fills what the caller allocated; knows no torch.";
+  m.attr("compiler") = __VERSION__;
+  m.attr("scan_checkpoint") = kScanCheckpoint;
+  m.def("isas", &isa_names, "Instruction sets this machine can run, worst first.");
+  m.def("isa", [] { return std::string(name(current_isa())); }, "The instruction set in use.");
+  m.def("use_isa", &use_isa_named, "Override the choice made at load (tests and benchmarks).");
+  m.def("has_openmp", &has_openmp);
+
+  m.def(
+      "selective_scan_forward",
+      [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
+         Tensor initial_state, bool softplus, bool reverse, int threads, Tensor out, Tensor last_state,
+         Tensor checkpoints) {
+        const py::gil_scoped_release release;
+        selective_scan_forward({scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads),
+                                out, last_state, checkpoints});
+      });
+  m.def("selective_scan_backward",
+        [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
+           Tensor initial_state, bool softplus, bool reverse, int threads, Tensor checkpoints, Tensor dout,
+           Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz,
+           Tensor ddelta_bias, Tensor dinitial_state) {
+          const py::gil_scoped_release release;
+          selective_scan_backward(
+              {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads), checkpoints,
+               dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state});
+        });
+}

@@ -1,0 +1,306 @@
+#include "selective_scan/scan_setup.h"
+
+namespace transmamba::TRANSMAMBA_ISA {
+namespace {
+
+// Sums over batch and time of one slice of the batch; slices are added up at the end, in order.
+template <class T>
+struct ChannelSums {
+  T *A, *B, *C;   // [tiles][padded_states][kTile]
+  T *D, *bias;    // [tiles][kTile]
+
+  static int64_t count(const Sizes<T>& s) {
+    return s.tiles * ((1 + s.channel_B + s.channel_C) * s.tile_states() + 2 * kTile);
+  }
+  ChannelSums(T* memory, const Sizes<T>& s) {
+    const int64_t size = s.tiles * s.tile_states();
+    A = memory;
+    B = A + size;
+    C = B + (s.channel_B ? size : 0);
+    D = C + (s.channel_C ? size : 0);
+    bias = D + s.tiles * kTile;
+  }
+};
+
+template <class T>
+struct Backward {
+  const SelectiveScanBackward& scan;
+  Sizes<T> s{scan};
+  Split split{s.batch, s.tiles, scan.threads};
+  bool shared_bias = scan.ddelta_bias && scan.ddelta_bias.shape[0] == 1;
+
+  // dB and dC of the task parts that share a batch entry: [parts][batch][groups][rows][states], added up at the end.
+  int64_t B_rows = coefficient_rows(scan.B), C_rows = coefficient_rows(scan.C);
+  int64_t B_count = s.batch * s.groups * B_rows * s.states, C_count = s.batch * s.groups * C_rows * s.states;
+  T *B_sums = nullptr, *C_sums = nullptr;
+  T* channel_sums = nullptr;
+
+  int64_t coefficient_rows(const Tensor& x) const {
+    return x.rank == 2 ? 0 : x.shape[x.rank - 1] == 1 ? 1 : s.length;
+  }
+
+  void run() {
+    const int64_t sums = ChannelSums<T>::count(s) * split.slices;
+    Workspace memory(Workspace::bytes<T>(sums) +
+                     (split.parts > 1 ? Workspace::bytes<T>(split.parts * B_count) + Workspace::bytes<T>(split.parts * C_count) : 0));
+    channel_sums = memory.take<T>(sums);
+    memset(channel_sums, 0, sizeof(T) * sums);
+    const auto own = [&](const Tensor& x, int64_t count) {
+      T* to = split.parts > 1 ? memory.take<T>(split.parts * count) : static_cast<T*>(x.data);
+      if (to) memset(to, 0, sizeof(T) * (split.parts > 1 ? split.parts : 1) * count);
+      return to;
+    };
+    if (scan.dB && !s.channel_B) B_sums = own(scan.dB, B_count);
+    if (scan.dC && !s.channel_C) C_sums = own(scan.dC, C_count);
+
+    run_tasks(
+        split.tasks(), scan.threads,
+        [](int task, void* self) {
+          const FlushSubnormals flush;
+          static_cast<const Backward*>(self)->run_task(task);
+        },
+        this);
+
+    if (split.parts > 1) {
+      if (B_sums) add_up(B_sums, B_count, split.parts, static_cast<T*>(scan.dB.data));
+      if (C_sums) add_up(C_sums, C_count, split.parts, static_cast<T*>(scan.dC.data));
+    }
+    const int64_t stride = ChannelSums<T>::count(s);
+    for (int slice = 1; slice < split.slices; ++slice)
+      for (int64_t j = 0; j < stride; ++j) channel_sums[j] += channel_sums[slice * stride + j];
+    const ChannelSums<T> total(channel_sums, s);
+    for (int64_t i = 0; i < s.tiles; ++i) {
+      const Tile tile = s.tile(i);
+      const int64_t at = i * s.tile_states();
+      if (scan.dA) unpack_states<T>(total.A + at, scan.dA, s, tile);
+      if (scan.dB && s.channel_B) unpack_states<T>(total.B + at, scan.dB, s, tile);
+      if (scan.dC && s.channel_C) unpack_states<T>(total.C + at, scan.dC, s, tile);
+      if (scan.dD) memcpy(static_cast<T*>(scan.dD.data) + tile.channel, total.D + i * kTile, sizeof(T) * tile.channels);
+      if (shared_bias)
+        memcpy(static_cast<T*>(scan.ddelta_bias.data) + tile.channel, total.bias + i * kTile, sizeof(T) * tile.channels);
+    }
+  }
+
+  static void add_up(const T* parts, int64_t count, int number, T* to) {
+    for (int64_t j = 0; j < count; ++j) {
+      T sum = 0;
+      for (int p = 0; p < number; ++p) sum += parts[p * count + j];
+      to[j] = sum;
+    }
+  }
+
+  void run_task(int task) const {
+    constexpr int W = kLanes<T>;
+    const int slice = task / split.parts, part = task % split.parts;
+    const int64_t first = bound(s.tiles, part, split.parts), end = bound(s.tiles, part + 1, split.parts);
+    const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(), row_states = kScanCheckpoint * s.padded_states;
+    Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
+                     2 * Workspace::bytes<T>(row_states) + 2 * Workspace::bytes<T>(row_states * W) +
+                     2 * Workspace::bytes<T>((kScanCheckpoint + 1) * kChains<T> * W) + Workspace::bytes<T>(size) +
+                     15 * Workspace::bytes<T>(rows));
+    const Parameters<T> parameters(scan, s, first, end, memory);
+    const ChannelSums<T> sums(channel_sums + slice * ChannelSums<T>::count(s), s);
+    T* adjoint = memory.take<T>((end - first) * size);
+    T *B_buffer = memory.take<T>(row_states), *C_buffer = memory.take<T>(row_states);
+    T *dB = memory.take<T>(row_states * W), *dC = memory.take<T>(row_states * W);
+    Scratch scratch;
+    scratch.decay = memory.take<T>((kScanCheckpoint + 1) * kChains<T> * W);
+    scratch.states = memory.take<T>((kScanCheckpoint + 1) * kChains<T> * W);
+    T* padded_checkpoint = memory.take<T>(size);
+    for (T** row : {&scratch.dt, &scratch.slope, &scratch.dtu, &scratch.g, &scratch.y, &scratch.dz, &scratch.lambda_B,
+                    &scratch.lambda_A, &scratch.in[0], &scratch.in[1], &scratch.in[2], &scratch.in[3], &scratch.out[0],
+                    &scratch.out[1], &scratch.out[2]})
+      *row = memory.take<T>(rows);
+
+    for (int64_t b = bound(s.batch, slice, split.slices); b < bound(s.batch, slice + 1, split.slices); ++b) {
+      for (int64_t i = first; i < end; ++i) {
+        T* lambda = adjoint + (i - first) * size;
+        if (scan.dlast_state)
+          pack_states<T>(scan.dlast_state, s, s.tile(i), lambda, b);
+        else
+          memset(lambda, 0, sizeof(T) * size);
+      }
+      if (scan.ddelta_bias && !shared_bias)
+        for (int64_t i = first; i < end; ++i) memset(sums.bias + i * kTile, 0, sizeof(T) * kTile);
+
+      for (int64_t chunk = s.chunks - 1; chunk >= 0; --chunk) {
+        const int64_t start = chunk * kScanCheckpoint;
+        const int steps = int(s.length - start < kScanCheckpoint ? s.length - start : kScanCheckpoint);
+        Coefficients<T> B{}, C{};
+        for (int64_t i = first; i < end; ++i) {
+          const Tile tile = s.tile(i);
+          if (i == first || tile.group != s.tile(i - 1).group) {
+            if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, tile.group, start, steps, scan.reverse, B_buffer);
+            if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, tile.group, start, steps, scan.reverse, C_buffer);
+            memset(dB, 0, sizeof(T) * steps * s.padded_states * W);
+            memset(dC, 0, sizeof(T) * steps * s.padded_states * W);
+          }
+          const T* checkpoint =
+              static_cast<const T*>(scan.checkpoints.data) + ((b * s.chunks + chunk) * s.tiles + i) * s.states * kTile;
+          if (s.states != s.padded_states) {
+            memset(padded_checkpoint, 0, sizeof(T) * size);
+            memcpy(padded_checkpoint, checkpoint, sizeof(T) * s.states * kTile);
+            checkpoint = padded_checkpoint;
+          }
+          run_tile(b, start, steps, tile, scratch, B, C, parameters, i, checkpoint, adjoint + (i - first) * size, dB,
+                   dC, sums);
+          if (i + 1 == end || s.tile(i + 1).group != tile.group) {
+            const int64_t entry = (part * s.batch + b) * s.groups + tile.group;
+            if (B_sums) collect(dB, steps, start, B_rows, B_sums + entry * B_rows * s.states);
+            if (C_sums) collect(dC, steps, start, C_rows, C_sums + entry * C_rows * s.states);
+          }
+        }
+      }
+
+      for (int64_t i = first; i < end; ++i) {
+        const Tile tile = s.tile(i);
+        if (scan.dinitial_state)
+          unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, s, tile, b);
+        if (scan.ddelta_bias && !shared_bias)
+          memcpy(static_cast<T*>(scan.ddelta_bias.data) + b * s.channels + tile.channel, sums.bias + i * kTile,
+                 sizeof(T) * tile.channels);
+      }
+    }
+  }
+
+  struct Scratch {  // rows of one tile and chunk
+    T *dt, *slope, *dtu, *g, *y, *dz, *lambda_B, *lambda_A, *in[4], *out[3], *decay, *states;
+  };
+
+  void run_tile(int64_t b, int64_t start, int steps, const Tile& tile, const Scratch& scratch, Coefficients<T> B,
+                Coefficients<T> C, const Parameters<T>& parameters, int64_t i, const T* checkpoint, T* adjoint, T* dB,
+                T* dC, const ChannelSums<T>& sums) const {
+    constexpr int W = kLanes<T>;
+    const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
+    const Rows<const T> u = read_rows<T>(at(scan.u), steps, tile.channels, scratch.in[0]);
+    const Rows<const T> delta = read_rows<T>(at(scan.delta), steps, tile.channels, scratch.in[1]);
+    const Rows<const T> dout = read_rows<T>(at(scan.dout), steps, tile.channels, scratch.in[2]);
+    Rows<const T> z{nullptr, 0};
+    if (scan.z) z = read_rows<T>(at(scan.z), steps, tile.channels, scratch.in[3]);
+    alignas(64) T bias[kTile], D[kTile];
+    pack_channels<T>(scan.delta_bias, tile, bias, b);
+    pack_channels<T>(scan.D, tile, D);
+
+    const T largest_dt = prepare(steps, u, delta, dout, z, bias, D, scratch);
+    const int64_t local = (i - parameters.first) * s.tile_states(), global = i * s.tile_states();
+    const bool clamp = !(largest_dt * parameters.largest_A[i - parameters.first] < T(126));
+    const BackwardTile<T> rows{scratch.dt,       scratch.dtu,      scratch.g,     scratch.y,
+                               scratch.lambda_B, scratch.lambda_A, scratch.decay, scratch.states};
+    choose(clamp, [&](auto clamped) {
+      choose(s.channel_B, [&](auto channel_B) {
+        choose(s.channel_C, [&](auto channel_C) {
+          choose(bool(scan.z), [&](auto gated) {
+            for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
+              const int64_t in_tile = n * kTile;
+              backward_block<T, clamped.value, channel_B.value, channel_C.value, gated.value>(
+                  steps, rows,
+                  channel_B.value ? Coefficients<T>{parameters.B + local + in_tile, 0} : Coefficients<T>{B.data + n, B.step},
+                  channel_C.value ? Coefficients<T>{parameters.C + local + in_tile, 0} : Coefficients<T>{C.data + n, C.step},
+                  parameters.A + local + in_tile, checkpoint + in_tile, adjoint + in_tile, sums.A + global + in_tile,
+                  channel_B.value ? sums.B + global + in_tile : dB + n * steps * W,
+                  channel_C.value ? sums.C + global + in_tile : dC + n * steps * W);
+            }
+          });
+        });
+      });
+    });
+    finish(b, start, steps, tile, u, D, scratch, sums.D + i * kTile, sums.bias + i * kTile);
+  }
+
+  T prepare(int steps, Rows<const T> u, Rows<const T> delta, Rows<const T> dout, Rows<const T> z, const T* bias,
+            const T* D, const Scratch& to) const {
+    constexpr int W = kLanes<T>;
+    Vec<T> largest = splat(T(0));
+    for (int t = 0; t < steps; ++t) {
+      prefetch(u[t]);
+      prefetch(delta[t]);
+      prefetch(dout[t]);
+      if (z.data) prefetch(z[t]);
+      for (int v = 0; v < kTile; v += W) {
+        const int64_t at = t * kTile + v;
+        Vec<T> dt = load<T>(delta[t] + v) + load<T>(bias + v), slope = splat(T(1));
+        if (scan.softplus) dt = softplus<T>(dt, slope);
+        const Vec<T> u_t = load<T>(u[t] + v);
+        Vec<T> g = load<T>(dout[t] + v);
+        largest = max(abs<T>(dt), largest);
+        store<T>(to.dt + at, dt);
+        store<T>(to.slope + at, slope);
+        store<T>(to.dtu + at, dt * u_t);
+        store<T>(to.lambda_B + at, splat(T(0)));
+        store<T>(to.lambda_A + at, splat(T(0)));
+        if (z.data) {  // silu'(z) = s (1 + z (1 - s)) with s = sigmoid(z)
+          const Vec<T> z_t = load<T>(z[t] + v), sig = sigmoid<T>(z_t), silu = z_t * sig;
+          store<T>(to.y + at, load<T>(D + v) * u_t);
+          store<T>(to.dz + at, g * (sig * (splat(T(1)) + z_t - silu)));
+          g = g * silu;
+        }
+        store<T>(to.g + at, g);
+      }
+    }
+    T most = 0;
+    for (int i = 0; i < W; ++i) most = largest[i] > most ? largest[i] : most;
+    return most;
+  }
+
+  // du, ddelta, dz and the sums over time of dD and ddelta_bias.
+  void finish(int64_t b, int64_t start, int steps, const Tile& tile, Rows<const T> u, const T* D, const Scratch& from,
+              T* dD, T* dbias) const {
+    constexpr int W = kLanes<T>;
+    const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
+    const auto target = [&](const Tensor& x, T* buffer) {
+      return x ? rows_for<T>(at(x), tile.channels, buffer) : Rows<T>{buffer, kTile};
+    };
+    const Rows<T> du = target(scan.du, from.out[0]), ddelta = target(scan.ddelta, from.out[1]);
+    const Rows<T> dz = target(scan.dz, from.out[2]);
+    for (int v = 0; v < kTile; v += W) {
+      Vec<T> sum_D = load<T>(dD + v), sum_bias = load<T>(dbias + v);
+      const Vec<T> D_v = load<T>(D + v);
+      for (int t = 0; t < steps; ++t) {
+        const int64_t j = t * kTile + v;
+        const Vec<T> g = load<T>(from.g + j), u_t = load<T>(u[t] + v), lambda_B = load<T>(from.lambda_B + j);
+        const Vec<T> d = (lambda_B * u_t + load<T>(from.lambda_A + j) * splat(kLn2<T>)) * load<T>(from.slope + j);
+        store<T>(du[t] + v, lambda_B * load<T>(from.dt + j) + D_v * g);
+        store<T>(ddelta[t] + v, d);
+        if (scan.dz) store<T>(dz[t] + v, load<T>(from.dz + j) * load<T>(from.y + j));
+        sum_D += g * u_t;
+        sum_bias += d;
+      }
+      store<T>(dD + v, sum_D);
+      store<T>(dbias + v, sum_bias);
+    }
+    if (scan.du) write_rows<T>(at(scan.du), du, steps, tile.channels);
+    if (scan.ddelta) write_rows<T>(at(scan.ddelta), ddelta, steps, tile.channels);
+    if (scan.dz) write_rows<T>(at(scan.dz), dz, steps, tile.channels);
+  }
+
+  // Adds the lanes of the partial sums ([states / kStates][steps][kStates][lanes]) into rows of `states`.
+  void collect(const T* partial, int steps, int64_t start, int64_t rows, T* to) const {
+    constexpr int S = kStates<T>, W = kLanes<T>;
+    for (int t = 0; t < steps; ++t) {
+      const int64_t step = start + t;
+      T* row = to + (rows == 1 ? 0 : scan.reverse ? rows - 1 - step : step) * s.states;
+      const auto lanes = [&](int64_t n) { return partial + ((n - n % S) * steps + t * S + n % S) * W; };
+      int64_t n = 0;
+      for (; n + W <= s.states; n += W) {
+        Vec<T> r[W];
+        for (int k = 0; k < W; ++k) r[k] = load<T>(lanes(n + k));
+        transpose<T>(r);
+        for (int half = W / 2; half > 0; half /= 2)
+          for (int k = 0; k < half; ++k) r[k] += r[k + half];
+        store<T>(row + n, load<T>(row + n) + r[0]);
+      }
+      for (; n < s.states; ++n) row[n] += sum<T>(load<T>(lanes(n)));
+    }
+  }
+};
+
+}  // namespace
+
+void selective_scan_backward(const SelectiveScanBackward& scan) {
+  if (scan.u.dtype == DType::f64)
+    Backward<double>{scan}.run();
+  else
+    Backward<float>{scan}.run();
+}
+
+}  // namespace transmamba::TRANSMAMBA_ISA

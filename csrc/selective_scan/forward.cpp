@@ -1,0 +1,142 @@
+#include "selective_scan/scan_setup.h"
+
+namespace transmamba::TRANSMAMBA_ISA {
+namespace {
+
+template <class T>
+struct Forward {
+  const SelectiveScanForward& scan;
+  Sizes<T> s{scan};
+  Split split{s.batch, s.tiles, scan.threads};
+
+  void run_task(int task) const {
+    const int slice = task / split.parts, part = task % split.parts;
+    const int64_t first = bound(s.tiles, part, split.parts), end = bound(s.tiles, part + 1, split.parts);
+    const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(), row_states = kScanCheckpoint * s.padded_states;
+    Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
+                     2 * Workspace::bytes<T>(row_states) + 7 * Workspace::bytes<T>(rows));
+    const Parameters<T> parameters(scan, s, first, end, memory);
+    T* states = memory.take<T>((end - first) * size);
+    T* B_rows = memory.take<T>(row_states);
+    T* C_rows = memory.take<T>(row_states);
+    T *dt = memory.take<T>(rows), *dtu = memory.take<T>(rows), *y = memory.take<T>(rows);
+    T *u_rows = memory.take<T>(rows), *delta_rows = memory.take<T>(rows), *z_rows = memory.take<T>(rows);
+    T* out_rows = memory.take<T>(rows);
+
+    for (int64_t b = bound(s.batch, slice, split.slices); b < bound(s.batch, slice + 1, split.slices); ++b) {
+      for (int64_t i = first; i < end; ++i) {
+        T* state = states + (i - first) * size;
+        if (scan.initial_state)
+          pack_states<T>(scan.initial_state, s, s.tile(i), state, b);
+        else
+          memset(state, 0, sizeof(T) * size);
+      }
+      for (int64_t chunk = 0; chunk < s.chunks; ++chunk) {
+        const int64_t start = chunk * kScanCheckpoint;
+        const int steps = int(s.length - start < kScanCheckpoint ? s.length - start : kScanCheckpoint);
+        int64_t group = -1;
+        Coefficients<T> B{}, C{};
+        for (int64_t i = first; i < end; ++i) {
+          const Tile tile = s.tile(i);
+          T* state = states + (i - first) * size;
+          if (tile.group != group) {
+            group = tile.group;
+            if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, group, start, steps, scan.reverse, B_rows);
+            if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, group, start, steps, scan.reverse, C_rows);
+          }
+          if (scan.checkpoints)
+            memcpy(static_cast<T*>(scan.checkpoints.data) + ((b * s.chunks + chunk) * s.tiles + i) * s.states * kTile,
+                   state, sizeof(T) * s.states * kTile);
+
+          const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
+          const Rows<const T> u = read_rows<T>(at(scan.u), steps, tile.channels, u_rows);
+          const Rows<const T> delta = read_rows<T>(at(scan.delta), steps, tile.channels, delta_rows);
+          alignas(64) T bias[kTile], D[kTile];
+          pack_channels<T>(scan.delta_bias, tile, bias, b);
+          pack_channels<T>(scan.D, tile, D);
+          const T largest_dt = prepare(steps, u, delta, bias, D, dt, dtu, y);
+          const bool clamp = !(largest_dt * parameters.largest_A[i - first] < T(126));
+
+          choose(clamp, [&](auto clamped) {
+            choose(s.channel_B, [&](auto channel_B) {
+              choose(s.channel_C, [&](auto channel_C) {
+                for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
+                  const int64_t at_n = (i - first) * size + n * kTile;
+                  forward_block<T, clamped.value, channel_B.value, channel_C.value>(
+                      steps, dt, dtu, y,
+                      channel_B.value ? Coefficients<T>{parameters.B + at_n, 0} : Coefficients<T>{B.data + n, B.step},
+                      channel_C.value ? Coefficients<T>{parameters.C + at_n, 0} : Coefficients<T>{C.data + n, C.step},
+                      parameters.A + at_n, states + at_n);
+                }
+              });
+            });
+          });
+
+          const Plane out_plane = at(scan.out);
+          const Rows<T> out = rows_for<T>(out_plane, tile.channels, out_rows);
+          if (scan.z)
+            gate(steps, y, read_rows<T>(at(scan.z), steps, tile.channels, z_rows), out);
+          else
+            for (int t = 0; t < steps; ++t) memcpy(out[t], y + t * kTile, sizeof(T) * kTile);
+          write_rows<T>(out_plane, out, steps, tile.channels);
+        }
+      }
+      if (scan.last_state)
+        for (int64_t i = first; i < end; ++i)
+          unpack_states<T>(states + (i - first) * size, scan.last_state, s, s.tile(i), b);
+    }
+  }
+
+  // dt = softplus(delta + bias), dtu = dt u, y = D u; returns the largest |dt|.
+  T prepare(int steps, Rows<const T> u, Rows<const T> delta, const T* bias, const T* D, T* dt, T* dtu, T* y) const {
+    constexpr int W = kLanes<T>;
+    Vec<T> largest = splat(T(0));
+    for (int t = 0; t < steps; ++t) {
+      prefetch(u[t]);
+      prefetch(delta[t]);
+      for (int v = 0; v < kTile; v += W) {
+        Vec<T> x = load<T>(delta[t] + v) + load<T>(bias + v);
+        if (scan.softplus) x = softplus<T>(x);
+        const Vec<T> u_t = load<T>(u[t] + v);
+        largest = max(abs<T>(x), largest);
+        store<T>(dt + t * kTile + v, x);
+        store<T>(dtu + t * kTile + v, x * u_t);
+        store<T>(y + t * kTile + v, load<T>(D + v) * u_t);
+      }
+    }
+    T most = 0;
+    for (int i = 0; i < W; ++i) most = largest[i] > most ? largest[i] : most;
+    return most;
+  }
+
+  static void gate(int steps, const T* y, Rows<const T> z, Rows<T> out) {
+    for (int t = 0; t < steps; ++t) {
+      prefetch(z[t]);
+      for (int v = 0; v < kTile; v += kLanes<T>) {
+        const Vec<T> z_t = load<T>(z[t] + v);
+        store<T>(out[t] + v, load<T>(y + t * kTile + v) * (z_t * sigmoid<T>(z_t)));
+      }
+    }
+  }
+
+  void run() const {
+    run_tasks(
+        split.tasks(), scan.threads,
+        [](int task, void* self) {
+          const FlushSubnormals flush;
+          static_cast<const Forward*>(self)->run_task(task);
+        },
+        const_cast<Forward*>(this));
+  }
+};
+
+}  // namespace
+
+void selective_scan_forward(const SelectiveScanForward& scan) {
+  if (scan.u.dtype == DType::f64)
+    Forward<double>{scan}.run();
+  else
+    Forward<float>{scan}.run();
+}
+
+}  // namespace transmamba::TRANSMAMBA_ISA
