@@ -1,0 +1,9 @@
+"""Layers: the Mamba mixers, the block that pairs one with a Transformer's MLP, patch embedding and norms."""
+
+from transmamba.layers.bimamba import BiMamba
+from transmamba.layers.block import MLP, TransMambaBlock
+from transmamba.layers.mamba import Mamba
+from transmamba.layers.norm import RMSNorm, create_norm
+from transmamba.layers.patch_embed import PatchEmbed
+
+__all__ = ["MLP", "BiMamba", "Mamba", "PatchEmbed", "RMSNorm", "TransMambaBlock", "create_norm"]

@@ -1,0 +1,104 @@
+"""Vim's bidirectional Mamba: two scans over one projection, one from each end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transmamba.layers.checks import positive_int, tokens_of_width
+from transmamba.layers.mamba import (
+    depthwise_conv,
+    scan_path,
+    skip_parameter,
+    state_matrix_parameter,
+    step_size_projection,
+)
+
+
+class BiMamba(nn.Module):
+    r"""Bidirectional mixer of Zhu et al., "Vision Mamba" (https://arxiv.org/abs/2401.09417), algorithm 1 (``v2``).
+
+    .. math:: \mathrm{out} = W_{out}\big(s\,(y_f + y_b)\big), \qquad s = 1/2 \text{ if divided, else } 1
+
+    Both directions share ``in_proj``, the gate and ``out_proj``; each has its own convolution, ``x_proj``,
+    ``dt_proj``, ``A`` and ``D``, the backward ones under the published names ``conv1d_b``, ``x_proj_b``,
+    ``dt_proj_b``, ``A_b_log``, ``D_b``. The kernels run the backward direction from the last token, so nothing is
+    flipped and both outputs are in canonical order.
+
+    Args:
+        if_divide_out: Halve the sum of the directions, as the published ``div2`` models do.
+        Others as in :class:`transmamba.layers.Mamba`.
+    """
+
+    directions = ("forward", "backward")
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | str = "auto",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        if_divide_out: bool = True,
+        layer_idx: int | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        positive_int(d_model=d_model, d_state=d_state, d_conv=d_conv)
+        if not expand > 0 or int(expand * d_model) < 1:
+            raise ValueError(f"expand must be positive and give at least one inner channel, got {expand}")
+        if dt_rank == "auto":
+            dt_rank = math.ceil(d_model / 16)
+        if isinstance(dt_rank, str):
+            raise ValueError(f"dt_rank must be 'auto' or a positive int, got {dt_rank!r}")
+        positive_int(dt_rank=dt_rank)
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = int(expand * d_model)
+        self.dt_rank = dt_rank
+        self.if_divide_out = if_divide_out
+        self.layer_idx = layer_idx
+
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        step_size = (dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
+        self.conv1d = depthwise_conv(self.d_inner, d_conv, conv_bias, **factory)
+        self.x_proj = nn.Linear(self.d_inner, dt_rank + 2 * d_state, bias=False, **factory)
+        self.dt_proj = step_size_projection(dt_rank, self.d_inner, *step_size, **factory)
+        self.A_log = state_matrix_parameter(self.d_inner, d_state, device)
+        self.D = skip_parameter(self.d_inner, device)
+        self.conv1d_b = depthwise_conv(self.d_inner, d_conv, conv_bias, **factory)
+        self.x_proj_b = nn.Linear(self.d_inner, dt_rank + 2 * d_state, bias=False, **factory)
+        self.dt_proj_b = step_size_projection(dt_rank, self.d_inner, *step_size, **factory)
+        self.A_b_log = state_matrix_parameter(self.d_inner, d_state, device)
+        self.D_b = skip_parameter(self.d_inner, device)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
+
+    def forward(self, hidden_states: Tensor, return_directions: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Mix ``hidden_states`` ``(batch, length, d_model)``; the shape is kept.
+
+        Returns:
+            ``out``, or with ``return_directions`` ``(out, [out_forward, out_backward])``: each direction's own output,
+            in canonical order and scaled so that ``out`` is their mean.
+        """
+        tokens_of_width(hidden_states, self.d_model)
+        # Transposed views: the kernels read channel-last memory as it is.
+        x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
+        y, _ = scan_path(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        y_b, _ = scan_path(x, z, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
+        if not return_directions:
+            merged = y + y_b
+            return self.out_proj(merged / 2 if self.if_divide_out else merged)
+        # The projection is linear: each direction is projected once and the sum is taken behind it.
+        outputs = [self.out_proj(y if self.if_divide_out else 2 * y) for y in (y, y_b)]
+        return torch.lerp(outputs[0], outputs[1], 0.5), outputs

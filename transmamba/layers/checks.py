@@ -1,0 +1,22 @@
+"""Checks of arguments shared by the layers: each names the argument, what was given and what is allowed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def positive_int(**values: object) -> None:
+    """Raise unless every value is an integer of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def tokens_of_width(hidden_states: Tensor, d_model: int) -> None:
+    """Raise unless ``hidden_states`` is a tensor ``(batch, length, d_model)``."""
+    if not isinstance(hidden_states, Tensor):
+        raise TypeError(f"hidden_states must be a tensor, got {type(hidden_states).__name__}")
+    if hidden_states.dim() != 3 or hidden_states.shape[-1] != d_model:
+        raise ValueError(f"hidden_states must have shape (batch, length, {d_model}), got {tuple(hidden_states.shape)}")

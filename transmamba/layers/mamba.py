@@ -1,0 +1,281 @@
+"""Mamba-1: the layer of mamba_ssm, name by name and shape by shape, on our kernels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transmamba.layers.checks import positive_int, tokens_of_width
+from transmamba_kernels import causal_conv1d, selective_scan
+
+
+class Mamba(nn.Module):
+    r"""Selective state-space mixer of Gu and Dao, "Mamba" (https://arxiv.org/abs/2312.00752), figure 3 right.
+
+    Parameter names and shapes are those of ``mamba_ssm.Mamba``, so its checkpoints load as they are. With
+    ``E = expand * d_model`` inner channels, ``N = d_state`` and ``W = d_conv``: ``in_proj`` (2E, d_model), ``conv1d``
+    (E, 1, W), ``x_proj`` (dt_rank + 2N, E), ``dt_proj`` (E, dt_rank), ``A_log`` (E, N), ``D`` (E), ``out_proj``
+    (d_model, E). ``A_log`` and ``D`` stay in float32 whatever ``dtype`` is.
+
+    Args:
+        d_model: Width of the tokens.
+        d_state: States per channel.
+        d_conv: Taps of the causal convolution.
+        expand: Inner width over ``d_model``.
+        dt_rank: Rank of the projection to the step size; ``"auto"`` is ``ceil(d_model / 16)``.
+        dt_min, dt_max, dt_init_floor: Range of the initial step size, drawn log-uniformly.
+        dt_init: ``"random"`` or ``"constant"`` weights of ``dt_proj``, scaled by ``dt_scale / sqrt(dt_rank)``.
+        conv_bias, bias: Whether the convolution, and the two outer projections, have a bias.
+        layer_idx: Key of this layer's states in ``inference_params.key_value_memory_dict``.
+
+    Raises:
+        ValueError, TypeError: An argument is out of range; the message says which and what is allowed.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | str = "auto",
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        conv_bias: bool = True,
+        bias: bool = False,
+        layer_idx: int | None = None,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        positive_int(d_model=d_model, d_state=d_state, d_conv=d_conv)
+        if not expand > 0 or int(expand * d_model) < 1:
+            raise ValueError(f"expand must be positive and give at least one inner channel, got {expand}")
+        if dt_rank == "auto":
+            dt_rank = math.ceil(d_model / 16)
+        if isinstance(dt_rank, str):
+            raise ValueError(f"dt_rank must be 'auto' or a positive int, got {dt_rank!r}")
+        positive_int(dt_rank=dt_rank)
+        self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
+        self.d_inner = int(expand * d_model)
+        self.dt_rank = dt_rank
+        self.layer_idx = layer_idx
+
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        step_size = (dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
+        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
+        self.conv1d = depthwise_conv(self.d_inner, d_conv, conv_bias, **factory)
+        self.x_proj = nn.Linear(self.d_inner, dt_rank + 2 * d_state, bias=False, **factory)
+        self.dt_proj = step_size_projection(dt_rank, self.d_inner, *step_size, **factory)
+        self.A_log = state_matrix_parameter(self.d_inner, d_state, device)
+        self.D = skip_parameter(self.d_inner, device)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
+
+    def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
+        """Mix ``hidden_states`` ``(batch, length, d_model)`` along the sequence; the shape is kept.
+
+        With ``inference_params`` (mamba_ssm's: ``seqlen_offset`` and ``key_value_memory_dict``) the layer's states are
+        created or found under ``layer_idx`` and updated in place: at offset 0 the whole prompt is scanned, later one
+        token takes :meth:`step` and several tokens continue the scan.
+        """
+        tokens_of_width(hidden_states, self.d_model)
+        if inference_params is None:
+            x, z = self._project(hidden_states)
+            y, _ = scan_path(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+            return self.out_proj(y)
+
+        conv_state, ssm_state = self._states(inference_params, hidden_states.shape[0])
+        if inference_params.seqlen_offset > 0 and hidden_states.shape[1] == 1:
+            return self.step(hidden_states, conv_state, ssm_state)[0]
+        if inference_params.seqlen_offset == 0:
+            conv_state.zero_()
+            ssm_state.zero_()
+        x, z = self._project(hidden_states)
+        y, last_state = scan_path(
+            x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D, states=(conv_state[..., 1:], ssm_state)
+        )
+        with torch.no_grad():
+            conv_state.copy_(torch.cat([conv_state, x.to(conv_state.dtype)], dim=-1)[..., -self.d_conv :])
+            ssm_state.copy_(last_state)
+        return self.out_proj(y)
+
+    def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Advance by one token.
+
+        Args:
+            hidden_states: ``(batch, 1, d_model)``.
+            conv_state: Last ``d_conv`` inputs of the convolution, ``(batch, E, d_conv)``; updated in place.
+            ssm_state: ``(batch, E, N)``; updated in place.
+
+        Returns:
+            ``(out, conv_state, ssm_state)`` with ``out`` ``(batch, 1, d_model)``.
+        """
+        tokens_of_width(hidden_states, self.d_model)
+        if hidden_states.shape[1] != 1:
+            raise ValueError(f"step takes one token at a time, got hidden_states of length {hidden_states.shape[1]}")
+        x, z = self.in_proj(hidden_states.squeeze(1)).chunk(2, dim=-1)
+        conv_state.copy_(torch.roll(conv_state, shifts=-1, dims=-1))
+        conv_state[..., -1] = x
+        x = (conv_state * self.conv1d.weight.squeeze(1)).sum(-1)
+        if self.conv1d.bias is not None:
+            x = x + self.conv1d.bias
+        x = F.silu(x).to(hidden_states.dtype)
+
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        A = state_matrix(self.A_log)
+        dt = F.softplus((F.linear(dt, self.dt_proj.weight) + self.dt_proj.bias).to(A.dtype))
+        decay = torch.exp(dt.unsqueeze(-1) * A)
+        update = (dt * x).unsqueeze(-1) * B.unsqueeze(1)
+        ssm_state.copy_(ssm_state.to(A.dtype) * decay + update)
+        y = (ssm_state.to(A.dtype) * C.unsqueeze(1)).sum(-1) + self.D * x
+        y = (y * F.silu(z.to(y.dtype))).to(hidden_states.dtype)
+        return self.out_proj(y).unsqueeze(1), conv_state, ssm_state
+
+    def allocate_inference_cache(self, batch_size: int, max_seqlen: int, dtype=None) -> tuple[Tensor, Tensor]:
+        """Return zero ``(conv_state, ssm_state)``, ``(batch, E, W)`` and ``(batch, E, N)``; their size is constant.
+
+        ``max_seqlen`` is accepted for mamba_ssm's signature and not used. ``dtype`` defaults to the weights'.
+        """
+        weight = self.conv1d.weight
+        shape = {"device": weight.device, "dtype": weight.dtype if dtype is None else dtype}
+        return (
+            torch.zeros(batch_size, self.d_inner, self.d_conv, **shape),
+            torch.zeros(batch_size, self.d_inner, self.d_state, **shape),
+        )
+
+    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        # Transposed views: the kernels read channel-last memory as it is.
+        x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
+        return x, z
+
+    def _states(self, inference_params: Any, batch: int) -> tuple[Tensor, Tensor]:
+        if self.layer_idx is None:
+            raise ValueError("layer_idx must be given to Mamba when inference_params is used")
+        memory = inference_params.key_value_memory_dict
+        if self.layer_idx not in memory:
+            memory[self.layer_idx] = self.allocate_inference_cache(batch, 0)
+        conv_state, ssm_state = memory[self.layer_idx]
+        if conv_state.shape[0] != batch:
+            raise ValueError(
+                f"hidden_states has batch {batch}, but the states of layer {self.layer_idx} hold {conv_state.shape[0]}"
+            )
+        return conv_state, ssm_state
+
+
+def scan_path(
+    x: Tensor,
+    z: Tensor,
+    conv1d: nn.Conv1d,
+    x_proj: nn.Linear,
+    dt_proj: nn.Linear,
+    A_log: Tensor,
+    D: Tensor,
+    *,
+    reverse: bool = False,
+    states: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Convolution, input-dependent parameters and scan of one direction; ``reverse`` runs it from the last token.
+
+    Args:
+        x, z: Input and gate, ``(batch, E, length)``.
+        states: Initial states of the convolution ``(batch, E, W - 1)`` and of the scan ``(batch, E, N)``.
+
+    Returns:
+        The gated output, channel-last ``(batch, length, E)``, and the last scan state, or None without ``states``.
+    """
+    conv_state, ssm_state = (None, None) if states is None else states
+    dt_rank, d_state = dt_proj.in_features, A_log.shape[1]
+    x = causal_conv1d(
+        x, conv1d.weight.squeeze(1), conv1d.bias, activation="silu", initial_state=conv_state, reverse=reverse
+    )
+    dt, B, C = x_proj(x.transpose(1, 2)).split([dt_rank, d_state, d_state], dim=-1)
+    # The bias of dt_proj goes into the scan, which adds it before the softplus.
+    delta = F.linear(dt, dt_proj.weight).transpose(1, 2)
+    result = selective_scan(
+        x,
+        delta,
+        state_matrix(A_log),
+        B.transpose(1, 2),
+        C.transpose(1, 2),
+        D,
+        z=z,
+        delta_bias=dt_proj.bias,
+        delta_softplus=True,
+        initial_state=ssm_state,
+        return_last_state=states is not None,
+        reverse=reverse,
+    )
+    y, last_state = (result, None) if states is None else result
+    return y.transpose(1, 2), last_state
+
+
+def state_matrix(A_log: Tensor) -> Tensor:
+    """``A = -exp(A_log)``, in float32 at least: rounding the decay to 16 bits would be felt over the whole sequence."""
+    return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+
+
+def state_matrix_parameter(d_inner: int, d_state: int, device=None) -> nn.Parameter:
+    """S4D-real initialisation ``A_n = -n`` (Gu et al., https://arxiv.org/abs/2206.11893), stored as its logarithm."""
+    steps = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
+    return _without_weight_decay(torch.log(steps).repeat(d_inner, 1))
+
+
+def skip_parameter(d_inner: int, device=None) -> nn.Parameter:
+    """``D = 1``: at the start the input passes."""
+    return _without_weight_decay(torch.ones(d_inner, device=device))
+
+
+def depthwise_conv(d_inner: int, d_conv: int, bias: bool, device=None, dtype=None) -> nn.Conv1d:
+    """Hold the weight ``(d_inner, 1, d_conv)`` under its published name; the kernel does the convolution."""
+    return nn.Conv1d(
+        d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1, bias=bias, device=device, dtype=dtype
+    )
+
+
+def step_size_projection(
+    dt_rank: int,
+    d_inner: int,
+    dt_min: float = 1e-3,
+    dt_max: float = 0.1,
+    dt_init: str = "random",
+    dt_scale: float = 1.0,
+    dt_init_floor: float = 1e-4,
+    device=None,
+    dtype=None,
+) -> nn.Linear:
+    """Projection to the step size, whose bias makes ``softplus(bias)`` log-uniform in ``[dt_min, dt_max]``.
+
+    Section 3.6 of Gu and Dao, "Mamba".
+    """
+    if not 0 < dt_min <= dt_max:
+        raise ValueError(f"dt_min and dt_max must satisfy 0 < dt_min <= dt_max, got {dt_min} and {dt_max}")
+    if not dt_scale > 0 or not dt_init_floor > 0:
+        raise ValueError(f"dt_scale and dt_init_floor must be positive, got {dt_scale} and {dt_init_floor}")
+    projection = nn.Linear(dt_rank, d_inner, bias=True, device=device, dtype=dtype)
+    bound = dt_scale * dt_rank**-0.5
+    if dt_init == "constant":
+        nn.init.constant_(projection.weight, bound)
+    elif dt_init == "random":
+        nn.init.uniform_(projection.weight, -bound, bound)
+    else:
+        raise ValueError(f"dt_init must be 'random' or 'constant', got {dt_init!r}")
+    log_dt = torch.empty(d_inner, device=device, dtype=torch.float32).uniform_(math.log(dt_min), math.log(dt_max))
+    dt = torch.exp(log_dt).clamp(min=dt_init_floor)
+    with torch.no_grad():
+        # The inverse of softplus, in the form that does not cancel for small dt.
+        projection.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+    projection.bias._no_reinit = True  # type: ignore[attr-defined]
+    return projection
+
+
+def _without_weight_decay(values: Tensor) -> nn.Parameter:
+    parameter = nn.Parameter(values)
+    parameter._no_weight_decay = True  # type: ignore[attr-defined]
+    return parameter

@@ -1,0 +1,34 @@
+"""What a student's tensors are, in words that a Transformer shares, so that weights can be carried over."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Order of dimensions: norms (d,), position (1, tokens, d), class_token (1, 1, d), patch_weight (d, channels, p, p),
+# fc1_weight (hidden, d), fc2_weight (d, hidden), head_weight (classes, d). "mixer" has no counterpart outside SSMs.
+PARTS = (
+    "patch_weight",
+    "patch_bias",
+    "position",
+    "class_token",
+    "norm1_weight",
+    "norm1_bias",
+    "norm2_weight",
+    "norm2_bias",
+    "fc1_weight",
+    "fc1_bias",
+    "fc2_weight",
+    "fc2_bias",
+    "final_norm_weight",
+    "final_norm_bias",
+    "head_weight",
+    "head_bias",
+    "mixer",
+)
+
+
+class Role(NamedTuple):
+    """Role of one tensor: a part of :data:`PARTS`, and the layer it belongs to, or None outside the layers."""
+
+    part: str
+    layer: int | None = None
