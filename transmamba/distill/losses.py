@@ -1,0 +1,105 @@
+"""Losses of the distillation: pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WEIGHTINGS = ("adaptive", "uniform", "depth", "official")
+
+
+def mean_cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over batch and tokens of the cosine between features ``(batch, L, d)``; a scalar in [-1, 1]."""
+    return F.cosine_similarity(student, teacher, dim=-1).mean()
+
+
+def adaptive_weights(
+    cosine: Tensor, floor: float = 0.05, clip: tuple[float, float] = (0.2, 5.0), detach: bool = True
+) -> Tensor:
+    r"""Weigh a layer by how far its feature lies from the teacher's: dissimilar layers weigh more.
+
+    .. math:: w_i = \mathrm{sg}\Big(\mathrm{clip}\Big(\frac{\bar c}{\max(c_i, \mathrm{floor})}, lo, hi\Big)\Big),
+        \qquad \bar c = \tfrac{1}{L} \sum_j c_j
+
+    After the adaptive bidirectional loss of TransMamba (https://arxiv.org/abs/2502.15130), whose weight is
+    :math:`\sum_j c_j / c_i`. Stop-gradient and clipping are needed: with gradients through :math:`w_i` the best aligned
+    layers are pushed away, and a negative cosine turns the sign of the loss.
+
+    Args:
+        cosine: Mean cosine per layer, ``(L,)``.
+        detach: False leaves the gradient in, for the ablation.
+
+    Returns:
+        ``(L,)``, not yet rescaled (see :func:`rescale`).
+    """
+    c = cosine.detach() if detach else cosine
+    return (c.mean() / c.clamp(min=floor)).clamp(*clip)
+
+
+def rescale(weights: Tensor) -> Tensor:
+    """Scale weights ``(L,)`` to mean 1, so that they move effort between layers and leave the size of the loss."""
+    return weights / weights.mean()
+
+
+def depth_weights(depth: int, like: Tensor) -> Tensor:
+    """Weights growing with the layer, ``i + 1``, scaled to mean 1; dtype and device of ``like``."""
+    return rescale(torch.arange(1, depth + 1, dtype=like.dtype, device=like.device))
+
+
+def direction_loss(cosine: Tensor, weights: Tensor) -> Tensor:
+    r"""Loss of one scan direction over all layers, a scalar.
+
+    .. math:: \mathrm{AdaMAD}_k = \frac{1}{L} \sum_i w_k^i (1 - c_k^i)
+
+    Args:
+        cosine: Mean cosine per layer, ``(L,)``.
+        weights: Weight per layer, ``(L,)``.
+    """
+    if cosine.shape != weights.shape:
+        raise ValueError(f"cosine and weights must have one shape, got {tuple(cosine.shape)}, {tuple(weights.shape)}")
+    return (weights * (1 - cosine)).mean()
+
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
+    r"""Distillation of the logits, mean over the batch.
+
+    .. math:: T^2\, \mathrm{KL}(\mathrm{softmax}(z_T / T) \,\|\, \mathrm{softmax}(z_S / T))
+
+    Section 2 of Hinton et al. (https://arxiv.org/abs/1503.02531). No gradient reaches the teacher.
+
+    Args:
+        student_logits, teacher_logits: ``(batch, classes)``.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"logits must have one shape, got student {tuple(student_logits.shape)} and "
+            f"teacher {tuple(teacher_logits.shape)}"
+        )
+    student = F.log_softmax(student_logits / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+
+def channel_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    r"""Soft cross-entropy over feature channels, mean over batch and tokens.
+
+    .. math:: H(f_T, f_S) = -\sum_c \mathrm{softmax}(f_T / T)_c \log \mathrm{softmax}(f_S / T)_c
+    """
+    target = F.softmax(teacher.detach() / temperature, dim=-1)
+    return -(target * F.log_softmax(student / temperature, dim=-1)).sum(-1).mean()
+
+
+def official_loss(features: list[Tensor], teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    r"""Feature loss of the code released with TransMamba, for comparison.
+
+    .. math:: 120\, H(f_T, f_S^{L}) + \sum_{i=1}^{L} i\, H(f_T, f_S^i)
+
+    with :func:`channel_cross_entropy` as ``H`` and every layer held against the teacher's last feature.
+
+    Args:
+        features: Student features in order, each ``(batch, L, d)``.
+        teacher: The teacher's last feature, ``(batch, L, d)``.
+    """
+    losses = [channel_cross_entropy(feature, teacher, temperature) for feature in features]
+    return 120 * losses[-1] + sum(i * loss for i, loss in enumerate(losses, start=1))

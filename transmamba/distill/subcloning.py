@@ -1,0 +1,287 @@
+"""Stage 1b: fill what a student has in common with a Transformer from that Transformer's weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transmamba.distill.calibration import resample_tokens
+from transmamba.distill.importance import IMPORTANCES, Importance, measure_importance
+from transmamba.distill.layer_map import layer_map
+from transmamba.distill.report import SubcloneReport, SubcloneRow
+from transmamba.models import Role
+from transmamba.teachers import Teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class SubcloneConfig:
+    """Choices of the subcloning.
+
+    Attributes:
+        layer_map: As in :func:`transmamba.distill.layer_map`.
+        early: Clone only the first so many student layers; None for two thirds of them, rounded up.
+        importance: As in :func:`transmamba.distill.importance.measure_importance`.
+        mixer: ``"none"``: the SSM keeps its own initialisation. ``"vo"`` and ``"qkvo"`` are not available yet.
+    """
+
+    layer_map: str | Sequence[int] = "uniform"
+    early: int | None = None
+    importance: str = "activation"
+    mixer: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.importance not in IMPORTANCES:
+            raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}, got {self.importance!r}")
+        if self.mixer in ("vo", "qkvo"):
+            raise NotImplementedError(f"mixer {self.mixer!r} is not available yet; use 'none'")
+        if self.mixer != "none":
+            raise ValueError(f"mixer must be 'none', got {self.mixer!r}")
+        if self.early is not None and (isinstance(self.early, bool) or not isinstance(self.early, int)):
+            raise TypeError(f"early must be None or an int, got {self.early!r}")
+        if self.early is not None and self.early < 0:
+            raise ValueError(f"early must be at least 0, got {self.early}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """Which teacher indices go to which student indices along one dimension."""
+
+    name: str
+    teacher: Tensor
+    student: Tensor
+    n_teacher: int
+    n_student: int
+
+    @classmethod
+    def choose(cls, name: str, scores: Tensor | None, n_teacher: int, n_student: int) -> _Axis:
+        n = min(n_teacher, n_student)
+        taken, filled = torch.arange(n), torch.arange(n)
+        if n_student < n_teacher and scores is not None:
+            # A stable sort makes equal scores keep the order of the channels, on every machine.
+            taken = scores.sort(descending=True, stable=True).indices[:n].sort().values
+        if n_student > n_teacher:
+            # In the middle, where calibration pads the teacher's features to the student's width.
+            filled = filled + (n_student - n_teacher) // 2
+        return cls(name, taken, filled, n_teacher, n_student)
+
+    @property
+    def scale(self) -> float:
+        """Keeps the size of a sum over this axis; inputs a wider student has in addition are its own."""
+        return math.sqrt(self.n_teacher / self.n_student) if self.n_student < self.n_teacher else 1.0
+
+    @property
+    def indices(self) -> list[int]:
+        return (self.teacher if self.n_student <= self.n_teacher else self.student).tolist()
+
+    def describe(self) -> str:
+        if self.n_student == self.n_teacher:
+            return ""
+        if self.n_student < self.n_teacher:
+            return f"{self.n_student} of {self.n_teacher} {self.name}"
+        return f"{self.n_teacher} {self.name} into {self.n_student}"
+
+
+@torch.no_grad()
+def subclone(
+    student: nn.Module,
+    teacher: Teacher,
+    config: SubcloneConfig | None = None,
+    images: Iterable[Tensor] | None = None,
+    pretrained: Teacher | None = None,
+) -> SubcloneReport:
+    r"""Copy the teacher's MLPs, norms, embeddings and head into ``student``, in place.
+
+    .. math:: W_S = \sqrt{n_{in}^T / n_{in}^S}\; W_T[I_{out}, I_{in}]
+
+    Samragh et al., "Weight subcloning" (https://arxiv.org/abs/2312.09299), eq. 1 and 2, applied to everything outside
+    the SSM as in TransMamba (https://arxiv.org/abs/2502.15130). One index set serves the whole residual stream, one
+    per layer the MLP's hidden units. Biases and norms are only indexed, position embeddings are interpolated to the
+    student's grid, patch kernels are resampled. With equal shapes every copy is exact. Where the student is the wider
+    one, the teacher's values go into the middle channels and the others keep their initialisation.
+
+    Args:
+        student: A model with ``clone_roles``, such as :class:`transmamba.models.Vim`.
+        teacher: The Transformer.
+        config: A :class:`SubcloneConfig`.
+        images: Batches ``(batch, channels, H, W)``, needed for ``importance="activation"`` when something must be
+            left out; a few hundred images are plenty.
+        pretrained: The teacher before fine-tuning, for ``importance="stability"``.
+
+    Returns:
+        A report with one row per student tensor. Nothing is written when an error is raised.
+    """
+    config = SubcloneConfig() if config is None else config
+    if not isinstance(teacher, Teacher):
+        raise TypeError(f"teacher must come from create_teacher, got {type(teacher).__name__}")
+    if not hasattr(student, "clone_roles"):
+        raise TypeError(f"student must tell its clone_roles, as transmamba.models do; got {type(student).__name__}")
+    cloner = _Cloner(student, teacher, config, images, pretrained)
+    rows, values = [], []
+    parameters = dict(student.named_parameters())
+    for name, role in student.clone_roles().items():  # type: ignore[operator]
+        row, value = cloner.clone(name, parameters[name], role)
+        rows.append(row)
+        values.append((parameters[name], value))
+    for parameter, value in values:
+        if value is not None:
+            parameter.copy_(value)
+    used = {row.source for row in rows}
+    return SubcloneReport(
+        rows=rows,
+        channels=cloner.residual.indices,
+        hidden={layer: axis.indices for layer, axis in cloner.hidden.items()},
+        layer_map=cloner.layers,
+        early=cloner.early,
+        settings=dataclasses.asdict(config),
+        unused=[name for name, _ in teacher.model.named_parameters() if name not in used],
+    )
+
+
+class _Cloner:
+    """Fixes the index sets once, then answers for one tensor at a time."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher,
+        config: SubcloneConfig,
+        images: Iterable[Tensor] | None,
+        pretrained: Teacher | None,
+    ):
+        shape = student.config
+        depth, d_student = shape.depth, shape.d_model  # type: ignore[union-attr]
+        d_hidden = shape.d_hidden  # type: ignore[union-attr]
+        self.student, self.teacher = student, teacher
+        self.layers = layer_map(config.layer_map, depth, teacher.depth)
+        self.early = math.ceil(2 * depth / 3) if config.early is None else min(config.early, depth)
+        scores: Importance | None = None
+        if d_student < teacher.d_model or 0 < d_hidden < teacher.d_hidden:
+            scores = measure_importance(teacher, config.importance, images, pretrained)
+        self.residual = _Axis.choose("channels", scores and scores.channels, teacher.d_model, d_student)
+        self.hidden = {
+            i: _Axis.choose("units", scores and scores.hidden[self.layers[i]], teacher.d_hidden, d_hidden)
+            for i in range(self.early if d_hidden else 0)
+        }
+
+    def clone(self, name: str, parameter: nn.Parameter, role: Role) -> tuple[SubcloneRow, Tensor | None]:
+        """Return the row of one student tensor and its new value, or None to keep it."""
+        part, layer = role
+        if part == "mixer":
+            return self._keep(name, parameter, "part of the SSM, which a Transformer does not have (mixer = none)")
+        if layer is not None and layer >= self.early:
+            return self._keep(name, parameter, f"layer {layer} is not among the first {self.early} (early)")
+        if part == "position":
+            return self._position(name, parameter)
+        if part == "class_token":
+            return self._copy(name, parameter, "class_token", None, {2: self.residual})
+        if part == "patch_weight":
+            return self._patch(name, parameter)
+        if part == "patch_bias":
+            return self._copy(name, parameter, "patch", "bias", {0: self.residual})
+        if part.startswith("head"):
+            return self._head(name, parameter, part.removeprefix("head_"))
+        source, tensor = part.rsplit("_", 1)
+        if layer is None:
+            return self._copy(name, parameter, source, tensor, {0: self.residual})
+        hidden = self.hidden.get(layer)
+        axes: dict[str, dict[int, _Axis | None]] = {
+            "fc1_weight": {0: hidden, 1: self.residual},
+            "fc1_bias": {0: hidden},
+            "fc2_weight": {0: self.residual, 1: hidden},
+        }
+        chosen = {dim: axis for dim, axis in axes.get(part, {0: self.residual}).items() if axis is not None}
+        return self._copy(name, parameter, source, tensor, chosen, layer=self.layers[layer])
+
+    def _head(self, name: str, parameter: nn.Parameter, tensor: str) -> tuple[SubcloneRow, Tensor | None]:
+        if parameter.shape[0] != self.teacher.num_classes:
+            reason = f"classes differ: student {parameter.shape[0]}, teacher {self.teacher.num_classes}"
+            return self._keep(name, parameter, reason)
+        return self._copy(name, parameter, "head", tensor, {1: self.residual} if tensor == "weight" else {})
+
+    def _position(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
+        special = self.teacher.spec.special_tokens
+        grid: tuple[int, int] = self.student.grid  # type: ignore[assignment]
+        at: int | None = self.student.class_position  # type: ignore[assignment]
+        position = self.teacher.part("position").detach()
+        patches = resample_tokens(position[:, special:], self.teacher.grid, grid)
+        notes = []
+        if grid != self.teacher.grid:
+            notes.append(f"interpolated from {_by(self.teacher.grid)} to {_by(grid)}")
+        if at is not None:
+            patches = torch.cat([patches[:, :at], position[:, :1], patches[:, at:]], dim=1)
+            notes += [f"class position moved to {at}"] if at else []
+        axes = {2: self.residual}
+        return self._copy(name, parameter, "position", None, axes, value=patches, note="; ".join(notes))
+
+    def _patch(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
+        weight = self.teacher.part("patch").weight.detach()
+        if weight.shape[1] != parameter.shape[1]:
+            reason = f"image channels differ: student {parameter.shape[1]}, teacher {weight.shape[1]}"
+            return self._keep(name, parameter, reason)
+        size, new = weight.shape[2:], parameter.shape[2:]
+        if size == new:
+            return self._copy(name, parameter, "patch", "weight", {0: self.residual})
+        # A flat image must give the same token: the sum over the kernel is what has to stay.
+        scale = size.numel() / new.numel()
+        weight = F.interpolate(weight, size=tuple(new), mode="bicubic", align_corners=False, antialias=True)
+        note = f"kernel resampled from {_by(size)} to {_by(new)}"
+        axes = {0: self.residual}
+        return self._copy(name, parameter, "patch", "weight", axes, value=weight, extra_scale=scale, note=note)
+
+    def _copy(
+        self,
+        name: str,
+        parameter: nn.Parameter,
+        part: str,
+        tensor: str | None,
+        axes: dict[int, _Axis],
+        *,
+        layer: int | None = None,
+        value: Tensor | None = None,
+        extra_scale: float = 1.0,
+        note: str = "",
+    ) -> tuple[SubcloneRow, Tensor | None]:
+        path = getattr(self.teacher.spec, part).format(i=layer)
+        found = self.teacher.part(part, layer)
+        found = found if tensor is None else getattr(found, tensor)
+        source = path if tensor is None else f"{path}.{tensor}"
+        if found is None:
+            return self._keep(name, parameter, f"the teacher has no {source}")
+        value = found.detach() if value is None else value
+        # Dimension 1 of a matrix is what is summed over.
+        scale = extra_scale * (axes[1].scale if tensor == "weight" and 1 in axes else 1.0)
+        where = [torch.arange(n) for n in parameter.shape]
+        for dim, axis in axes.items():
+            value = value.index_select(dim, axis.teacher.to(value.device))
+            where[dim] = axis.student
+        filled = tuple(len(w) for w in where)
+        if tuple(value.shape) != filled:
+            reason = f"shapes do not fit: {source} gives {_by(value.shape)}, needed {_by(filled)}"
+            return self._keep(name, parameter, reason)
+        new = parameter.detach().clone()
+        mesh = torch.meshgrid(*(w.to(new.device) for w in where), indexing="ij")
+        new[mesh] = value.to(new) if scale == 1.0 else (scale * value).to(new)
+        described = dict.fromkeys(axis.describe() for axis in axes.values())
+        row = SubcloneRow(
+            name,
+            tuple(parameter.shape),
+            parameter.numel(),
+            source,
+            ", ".join(filter(None, described)),
+            scale,
+            math.prod(filled) / max(1, parameter.numel()),
+            note,
+        )
+        return row, new
+
+    def _keep(self, name: str, parameter: nn.Parameter, reason: str) -> tuple[SubcloneRow, None]:
+        return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), note=reason), None
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
