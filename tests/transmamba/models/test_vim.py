@@ -123,7 +123,14 @@ def test_registry():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"class_token": "tail"}, {"norm": "batch"}, {"mlp_ratio": -1.0}, {"num_classes": -1}, {"depth": 0}, {"d_model": 0}],
+    [
+        {"class_token": "tail"},
+        {"norm": "batch"},
+        {"mlp_ratio": -1.0},
+        {"num_classes": -1},
+        {"depth": 0},
+        {"d_model": 0},
+    ],
 )
 def test_bad_config(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -50,7 +50,9 @@ def test_features_are_the_hidden_states_without_special_tokens(config, name, spe
 
 def test_every_part_is_what_its_name_says():
     teacher = create_teacher(build("ViTConfig", "ViTForImageClassification"))
-    shapes = {name: tuple(teacher.part(name, 2).weight.shape) for name in ("query", "key", "value", "proj", "fc1", "fc2")}
+    shapes = {
+        name: tuple(teacher.part(name, 2).weight.shape) for name in ("query", "key", "value", "proj", "fc1", "fc2")
+    }
     assert shapes == {**dict.fromkeys(("query", "key", "value", "proj"), (16, 16)), "fc1": (24, 16), "fc2": (16, 24)}
     assert teacher.part("fc1", 2) is not teacher.part("fc1", 1)
     assert teacher.part("position").shape == (1, 17, 16)
