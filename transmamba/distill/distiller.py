@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,19 +116,18 @@ class Distiller(nn.Module):
             raise TypeError(f"student must be a model with forward_features, got {type(student).__name__}")
         self.config = config
         self.student = student
-        shape = student.config
+        shape: Any = student.config
         official = config.weighting == "official"
-        if config.kappa and not official and shape.num_classes != teacher.num_classes:  # type: ignore[union-attr]
+        if config.kappa and not official and shape.num_classes != teacher.num_classes:
             raise ValueError(
-                f"kappa must be 0 when the classes differ: student {shape.num_classes}, "  # type: ignore[union-attr]
-                f"teacher {teacher.num_classes}"
+                f"kappa must be 0 when the classes differ: student {shape.num_classes}, teacher {teacher.num_classes}"
             )
-        depth = shape.depth  # type: ignore[union-attr]
+        depth = shape.depth
         self.layer_map = layer_map("last" if official else config.layer_map, depth, teacher.depth)
         self._directions = "merged" if official else config.directions
         self.direction_names = direction_names(self._directions, student.directions)  # type: ignore[arg-type]
         self.calibration = Calibration(
-            shape.d_model,  # type: ignore[union-attr]
+            shape.d_model,
             teacher.d_model,
             depth,
             config.calibration,
@@ -172,7 +172,7 @@ class Distiller(nn.Module):
 
         task = F.cross_entropy(logits, labels) if beta and labels is not None else zero
         kd = kd_loss(logits, seen.logits, config.temperature) if kappa and seen is not None else zero
-        feature, cosines = zero, {}
+        feature, cosines = zero, dict[str, Tensor]()
         if taps is not None and seen is not None:
             feature, cosines = self._feature_loss(taps, seen.features, seen.grid)
         total = beta * task + alpha * feature + kappa * kd

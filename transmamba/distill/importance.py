@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -94,16 +94,18 @@ def _activation(teacher: Teacher, images: Iterable[Tensor] | None) -> Importance
 
 
 def _by_weights(teacher: Teacher, pretrained: Teacher | None) -> Importance:
-    def score(now: list[Tensor], before: list[Tensor] | None) -> Tensor:
-        if before is None:
+    def score(now: list[Tensor], then: list[Tensor] | None) -> Tensor:
+        if then is None:
             return _normalised_sum([w.norm(dim=1) for w in now])
-        changes = [(w - b).norm(dim=1) / b.norm(dim=1).clamp(min=1e-12) for w, b in zip(now, before, strict=True)]
+        changes = [(w - b).norm(dim=1) / b.norm(dim=1).clamp(min=1e-12) for w, b in zip(now, then, strict=True)]
         return -torch.stack(changes).sum(0)
 
-    layers = range(teacher.depth)
+    def before(weights: Callable[..., list[Tensor]], *layer: int) -> list[Tensor] | None:
+        return None if pretrained is None else weights(pretrained, *layer)
+
     return Importance(
-        score(_channel_weights(teacher), pretrained and _channel_weights(pretrained)),
-        [score(_hidden_weights(teacher, i), pretrained and _hidden_weights(pretrained, i)) for i in layers],
+        score(_channel_weights(teacher), before(_channel_weights)),
+        [score(_hidden_weights(teacher, i), before(_hidden_weights, i)) for i in range(teacher.depth)],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -153,18 +154,20 @@ class _Cloner:
         images: Iterable[Tensor] | None,
         pretrained: Teacher | None,
     ):
-        shape = student.config
-        depth, d_student = shape.depth, shape.d_model  # type: ignore[union-attr]
-        d_hidden = shape.d_hidden  # type: ignore[union-attr]
+        shape: Any = student.config
+        depth, d_student = shape.depth, shape.d_model
+        d_hidden = shape.d_hidden
         self.student, self.teacher = student, teacher
         self.layers = layer_map(config.layer_map, depth, teacher.depth)
         self.early = math.ceil(2 * depth / 3) if config.early is None else min(config.early, depth)
         scores: Importance | None = None
         if d_student < teacher.d_model or 0 < d_hidden < teacher.d_hidden:
             scores = measure_importance(teacher, config.importance, images, pretrained)
-        self.residual = _Axis.choose("channels", scores and scores.channels, teacher.d_model, d_student)
+        channels = None if scores is None else scores.channels
+        units = [None] * teacher.depth if scores is None else scores.hidden
+        self.residual = _Axis.choose("channels", channels, teacher.d_model, d_student)
         self.hidden = {
-            i: _Axis.choose("units", scores and scores.hidden[self.layers[i]], teacher.d_hidden, d_hidden)
+            i: _Axis.choose("units", units[self.layers[i]], teacher.d_hidden, d_hidden)
             for i in range(self.early if d_hidden else 0)
         }
 

@@ -144,10 +144,10 @@ class Mamba(nn.Module):
         ``max_seqlen`` is accepted for mamba_ssm's signature and not used. ``dtype`` defaults to the weights'.
         """
         weight = self.conv1d.weight
-        shape = {"device": weight.device, "dtype": weight.dtype if dtype is None else dtype}
+        factory: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype if dtype is None else dtype}
         return (
-            torch.zeros(batch_size, self.d_inner, self.d_conv, **shape),
-            torch.zeros(batch_size, self.d_inner, self.d_state, **shape),
+            torch.zeros(batch_size, self.d_inner, self.d_conv, **factory),
+            torch.zeros(batch_size, self.d_inner, self.d_state, **factory),
         )
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,7 @@ def scan_path(
     *,
     reverse: bool = False,
     states: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Convolution, input-dependent parameters and scan of one direction; ``reverse`` runs it from the last token.
 
     Args:
@@ -188,7 +188,7 @@ def scan_path(
         states: Initial states of the convolution ``(batch, E, W - 1)`` and of the scan ``(batch, E, N)``.
 
     Returns:
-        The gated output, channel-last ``(batch, length, E)``, and the last scan state, or None without ``states``.
+        The gated output, channel-last ``(batch, length, E)``, and the last scan state, empty without ``states``.
     """
     conv_state, ssm_state = (None, None) if states is None else states
     dt_rank, d_state = dt_proj.in_features, A_log.shape[1]
@@ -212,7 +212,7 @@ def scan_path(
         return_last_state=states is not None,
         reverse=reverse,
     )
-    y, last_state = (result, None) if states is None else result
+    y, last_state = (result, result.new_empty(0)) if states is None else result
     return y.transpose(1, 2), last_state
 
 

@@ -92,7 +92,7 @@ class Vim(nn.Module):
         has_class = self.class_position is not None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d)) if has_class else None
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + has_class, d))
-        self.layers = nn.ModuleList(
+        blocks = [
             TransMambaBlock(
                 d,
                 config.d_hidden,
@@ -105,16 +105,18 @@ class Vim(nn.Module):
                 layer_idx=i,
             )
             for i in range(config.depth)
-        )
-        self.directions = self.layers[0].directions
+        ]
+        self.layers = nn.ModuleList(blocks)
+        self.directions = blocks[0].directions
         self.norm_f = create_norm(config.norm, d, config.norm_eps)
         self.head = nn.Linear(d, config.num_classes) if config.num_classes else nn.Identity()
-        self.reset_parameters()
+        self._initialise(blocks)
 
-    def reset_parameters(self) -> None:
-        """Initialise what lies outside the mixers as Vim does, and scale every residual branch to the depth."""
+    def _initialise(self, blocks: list[TransMambaBlock]) -> None:
+        """Start what lies outside the mixers as Vim does, and scale every residual branch to the depth."""
         nn.init.normal_(self.patch_embed.proj.weight, std=self.patch_embed.proj.weight[0].numel() ** -0.5)
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        if self.patch_embed.proj.bias is not None:
+            nn.init.zeros_(self.patch_embed.proj.bias)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -123,7 +125,7 @@ class Vim(nn.Module):
             nn.init.zeros_(self.head.bias)
         branches = self.config.depth * (2 if self.config.mlp_ratio else 1)
         with torch.no_grad():
-            for layer in self.layers:
+            for layer in blocks:
                 layer.mixer.out_proj.weight /= math.sqrt(branches)
                 if layer.mlp is not None:
                     nn.init.zeros_(layer.mlp.fc1.bias)
