@@ -14,7 +14,7 @@ class SubcloneRow:
         tensor, shape, numel: Its name and size.
         source: The teacher tensor it was filled from, or None.
         index: Which rows, columns or channels of the source were taken; empty for all of them.
-        scale: What the copied values were multiplied by, or None.
+        scale: What the values were multiplied by, or None.
         coverage: Part of its elements that came from the teacher, 0 to 1.
         note: How it was resampled, or why it keeps its own initialisation.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from transmamba.distill.calibration import resample_tokens
 from transmamba.distill.importance import IMPORTANCES, Importance, measure_importance
 from transmamba.distill.layer_map import layer_map
+from transmamba.distill.mixer_scale import mixer_scales
 from transmamba.distill.report import SubcloneReport, SubcloneRow
 from transmamba.models import Role
 from transmamba.teachers import Teacher
@@ -28,12 +30,15 @@ class SubcloneConfig:
         early: Clone only the first so many student layers; None for two thirds of them, rounded up.
         importance: As in :func:`transmamba.distill.importance.measure_importance`.
         mixer: ``"none"``: the SSM keeps its own initialisation. ``"vo"`` and ``"qkvo"`` are not available yet.
+        mixer_scale: Scale each mixer's output projection so that the mixer varies as much as the teacher's attention
+            on ``images`` (see :mod:`transmamba.distill.mixer_scale`); without images it is left, and the report says so.
     """
 
     layer_map: str | Sequence[int] = "uniform"
     early: int | None = None
     importance: str = "activation"
     mixer: str = "none"
+    mixer_scale: bool = True
 
     def __post_init__(self) -> None:
         if self.importance not in IMPORTANCES:
@@ -110,7 +115,7 @@ def subclone(
         teacher: The Transformer.
         config: A :class:`SubcloneConfig`.
         images: Batches ``(batch, channels, H, W)``, needed for ``importance="activation"`` when something must be
-            left out; a few hundred images are plenty.
+            left out, and for ``mixer_scale``; a few hundred images are plenty.
         pretrained: The teacher before fine-tuning, for ``importance="stability"``.
 
     Returns:
@@ -121,19 +126,22 @@ def subclone(
         raise TypeError(f"teacher must come from create_teacher, got {type(teacher).__name__}")
     if not hasattr(student, "clone_roles"):
         raise TypeError(f"student must tell its clone_roles, as transmamba.models do; got {type(student).__name__}")
+    first, images = _peek(images)
     cloner = _Cloner(student, teacher, config, images, pretrained)
-    rows, values = [], []
+    rows: dict[str, SubcloneRow] = {}
+    values: dict[str, Tensor] = {}
     parameters = dict(student.named_parameters())
     for name, role in student.clone_roles().items():  # type: ignore[operator]
-        row, value = cloner.clone(name, parameters[name], role)
-        rows.append(row)
-        values.append((parameters[name], value))
-    for parameter, value in values:
+        rows[name], value = cloner.clone(name, parameters[name], role)
         if value is not None:
-            parameter.copy_(value)
-    used = {row.source for row in rows}
+            values[name] = value
+    if config.mixer_scale:
+        cloner.scale_mixers(first, parameters, rows, values)
+    for name, value in values.items():
+        parameters[name].copy_(value)
+    used = {row.source for row in rows.values()}
     return SubcloneReport(
-        rows=rows,
+        rows=list(rows.values()),
         channels=cloner.residual.indices,
         hidden={layer: axis.indices for layer, axis in cloner.hidden.items()},
         layer_map=cloner.layers,
@@ -282,8 +290,52 @@ class _Cloner:
         )
         return row, new
 
+    def scale_mixers(
+        self,
+        images: Tensor | None,
+        parameters: dict[str, nn.Parameter],
+        rows: dict[str, SubcloneRow],
+        values: dict[str, Tensor],
+    ) -> None:
+        """Scale the mixers' output projections in ``values``, and say so, or why not, in ``rows``."""
+        names = [
+            [n for n in parameters if n.startswith(f"layers.{i}.mixer.out_proj.")] for i in range(len(self.layers))
+        ]
+        reason = ""
+        if images is None:
+            reason = "no images were given"
+        elif images.shape[1] != (expected := self.student.config.in_channels):  # type: ignore[union-attr]
+            reason = f"the student takes {expected} image channels, the teacher {images.shape[1]}"
+        if images is None or reason:
+            for name in itertools.chain.from_iterable(names):
+                note = f"{rows[name].note}; not scaled to the teacher's attention: {reason}"
+                rows[name] = dataclasses.replace(rows[name], note=note)
+            return
+        scales = mixer_scales(
+            self.student, values, self.teacher, self.layers, self.residual.teacher.to(images.device), images
+        )
+        for layer, scale in enumerate(scales):
+            attention = self.teacher.spec.proj.format(i=self.layers[layer])
+            for name in names[layer]:
+                note = f"{rows[name].note}; scaled to vary as much as {attention}"
+                rows[name] = dataclasses.replace(rows[name], scale=scale, note=note)
+                values[name] = scale * parameters[name].detach()
+
     def _keep(self, name: str, parameter: nn.Parameter, reason: str) -> tuple[SubcloneRow, None]:
         return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), note=reason), None
+
+
+def _peek(images: Iterable[Tensor] | None) -> tuple[Tensor | None, Iterable[Tensor] | None]:
+    """The first batch, and all of them: an iterator can be read only once."""
+    if images is None:
+        return None, None
+    rest = iter(images)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError("images must hold at least one image")
+    if not isinstance(first, Tensor) or first.dim() != 4:
+        raise TypeError(f"images must yield tensors (batch, channels, H, W), got {type(first).__name__}")
+    return first, itertools.chain([first], rest)
 
 
 def _by(shape: Sequence[int]) -> str:

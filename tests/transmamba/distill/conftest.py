@@ -40,7 +40,14 @@ def make_student():
 
     def make(seed=1, **kwargs):
         torch.manual_seed(seed)
-        defaults = {"d_model": 16, "depth": 3, "d_state": 3, "mlp_ratio": 1.5, "num_classes": 5}
+        defaults = {
+            "d_model": 16,
+            "depth": 3,
+            "d_state": 3,
+            "mlp_ratio": 1.5,
+            "num_classes": 5,
+            "class_token": "middle",
+        }
         return create_model("transmamba_vim_micro", **{**defaults, **kwargs})
 
     return make

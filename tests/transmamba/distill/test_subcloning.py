@@ -195,6 +195,49 @@ def test_published_vim_without_mlp(make_teacher, make_student):
     assert rows(report)["layers.0.norm.weight"].coverage == 1
 
 
+@pytest.mark.parametrize("shape", [{}, {"d_model": 12, "depth": 2}, {"image_size": 12, "patch_size": 3}])
+def test_mixers_become_as_loud_as_the_attention(make_teacher, make_student, images, shape):
+    teacher, student = make_teacher(), make_student(**shape)
+    with torch.no_grad():
+        teacher.part("proj", 1).weight.mul_(3)
+    before = values(student)
+    report = subclone(student, teacher, images=iter([images]))
+    outputs = []
+    for i, t in enumerate(report.layer_map):
+        teacher.part("proj", t).register_forward_hook(lambda _m, _a, out, i=i: outputs.append((i, "teacher", out)))
+        student.layers[i].mixer.register_forward_hook(lambda _m, _a, out, i=i: outputs.append((i, "student", out)))
+    teacher(images)
+    resized = F.interpolate(images, student.config.image_size, mode="bilinear", antialias=True)
+    student(resized if "image_size" in shape else images)
+    spread = {
+        (i, who): out[..., report.channels if who == "teacher" else slice(None)].flatten(0, 1).var(0).mean().sqrt()
+        for i, who, out in outputs
+    }
+    for i in range(student.config.depth):
+        # Scaling one layer changes the next one's input a little.
+        assert spread[i, "student"].item() == pytest.approx(spread[i, "teacher"].item(), rel=0.25)
+        name = f"layers.{i}.mixer.out_proj.weight"
+        row = rows(report)[name]
+        torch.testing.assert_close(dict(student.named_parameters())[name], row.scale * before[name])
+        assert row.coverage == 0
+        assert f"as much as vit.layers.{report.layer_map[i]}.attention.o_proj" in row.note
+
+
+def test_mixers_that_are_not_scaled_say_why(make_teacher, make_student, images):
+    teacher = make_teacher()
+    name = "layers.0.mixer.out_proj.weight"
+    for student, config, given, reason in (
+        (make_student(), SubcloneConfig(), None, "no images were given"),
+        (make_student(in_channels=3), SubcloneConfig(), [images], "takes 3 image channels, the teacher 1"),
+        (make_student(), SubcloneConfig(mixer_scale=False), [images], "part of the SSM"),
+    ):
+        before = values(student)[name]
+        row = rows(subclone(student, teacher, config, given))[name]
+        assert reason in row.note
+        assert row.scale is None
+        assert torch.equal(student.layers[0].mixer.out_proj.weight, before)
+
+
 def test_report(make_teacher, make_student, images):
     student = make_student(d_model=12)
     report = subclone(student, make_teacher(), images=[images])

@@ -12,7 +12,9 @@ from transmamba.models.roles import PARTS
 
 def small(**kwargs):
     torch.manual_seed(0)
-    return create_model("transmamba_vim_micro", **{"d_model": 16, "depth": 2, "d_state": 4, **kwargs})
+    return create_model(
+        "transmamba_vim_micro", **{"d_model": 16, "depth": 2, "d_state": 4, "class_token": "middle", **kwargs}
+    )
 
 
 # Parameters counted from the published shapes (hustvl/Vim, abs_pos_embed, middle class token, div2, 1000 classes);
@@ -102,6 +104,13 @@ def test_gradients_reach_every_parameter():
     model = small()
     model(torch.randn(2, 1, 8, 8)).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_mixer_outputs_are_scaled_to_the_depth_only_without_mlps():
+    bound = 32**-0.5  # of the default initialisation with 32 inputs
+    for ratio, factor in ((0.0, 4**-0.5), (2.0, 1.0)):
+        weight = small(depth=4, mlp_ratio=ratio).layers[0].mixer.out_proj.weight
+        assert 0.9 * factor * bound < weight.abs().max() <= factor * bound
 
 
 def test_registry():

@@ -1,0 +1,68 @@
+"""How loud a fresh mixer must be to take the place of an attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transmamba.teachers import Teacher
+
+# Beyond this a factor says that something is broken, not that it is quiet.
+_LIMITS = (0.01, 100.0)
+
+
+def mixer_scales(
+    student: nn.Module,
+    values: dict[str, Tensor],
+    teacher: Teacher,
+    layers: Sequence[int],
+    channels: Tensor,
+    images: Tensor,
+) -> list[float]:
+    r"""Factor per student layer that makes its mixer vary as much as the attention of the teacher's layer.
+
+    .. math:: s_i = \frac{\sigma(\mathrm{attention}^{\tau(i)}[I])}{\sigma(\mathrm{mixer}^i)}, \qquad
+        \sigma(x)^2 = \operatorname{mean}_c \operatorname{var}_{b,l}(x_{blc})
+
+    A mixer at its own initialisation gives about a tenth of what an attention adds to the residual stream. The cloned
+    MLPs expect that much mixing and drown the little there is; scaling the output projection once removes this.
+
+    Args:
+        student: A model whose ``layers[i].mixer.out_proj`` is the mixers' output.
+        values: The student's parameters after cloning, which need not be written yet.
+        teacher: The Transformer.
+        layers: Teacher layer per student layer.
+        channels: Teacher channels that the student has.
+        images: One batch, ``(batch, channels, H, W)``; resized to the student's size.
+    """
+    heard: list[float] = []
+    watched = [teacher.part("proj", layer) for layer in range(teacher.depth)]
+    hooks = [
+        part.register_forward_hook(lambda _m, _a, out: heard.append(_spread(out[..., channels]))) for part in watched
+    ]
+    try:
+        teacher(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    own: list[float] = []
+    size, device = student.config.image_size, next(student.parameters()).device  # type: ignore[union-attr]
+    if tuple(images.shape[2:]) != (size, size):
+        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    mixers = [layer.mixer.out_proj for layer in student.layers]  # type: ignore[union-attr]
+    hooks = [part.register_forward_hook(lambda _m, _a, out: own.append(_spread(out))) for part in mixers]
+    try:
+        torch.func.functional_call(student, values, (images.to(device),))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    low, high = _LIMITS
+    return [min(max(heard[t] / s, low), high) if s > 0 else 1.0 for t, s in zip(layers, own, strict=True)]
+
+
+def _spread(output: Tensor) -> float:
+    return output.float().flatten(0, -2).var(0, correction=0).mean().sqrt().item()
