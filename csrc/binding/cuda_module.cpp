@@ -1,0 +1,18 @@
+// The CUDA module: loads on a machine without a driver, and then says that there is no device.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/cuda_device.h"
+
+PYBIND11_MODULE(_native_cuda, m) {
+  m.doc() = "Compiled CUDA code. Knows no torch.";
+  m.attr("architectures") = TRANSMAMBA_CUDA_ARCHITECTURES;
+  m.def("runtime_version", &transmamba::cuda_runtime_version, "Version of the CUDA runtime built in.");
+  m.def(
+      "devices",
+      [] {
+        const transmamba::CudaDevices found = transmamba::cuda_devices();
+        return std::pair(found.names, found.problem);
+      },
+      "Names of the CUDA devices, and why there is none.");
+}
