@@ -13,8 +13,8 @@
 //   ddt_t = <lambda_t, A exp(dt_t A) h_{t-1} + u_t B_t>           dA = sum_t lambda_t dt_t exp(dt_t A) h_{t-1}
 //
 // Shapes, any strides: u, delta, z, out (b, E, L); A (E, N); B, C (b, N, L), (b, G, N, L) with E % G == 0, or (E, N);
-// a last dimension of 1 in the first two means constant over time. D (E); delta_bias (b, E), its first stride 0 when
-// shared; initial_state, last_state (b, E, N).
+// a last dimension of 1 in the first two means constant over time. D (E); delta_bias (E) or (b, E);
+// initial_state, last_state (b, E, N).
 //
 // Computed in float32, or in float64 when u is float64. Memory beyond the outputs: the checkpoints of a training step
 // (one state every kScanCheckpoint steps) and, per thread, a few tiles and one row of dA. Every sum is taken in an
@@ -45,8 +45,6 @@ struct SelectiveScanBackward : SelectiveScan {
   Tensor checkpoints, dout, dlast_state;
   Tensor du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state;
 };
-
-int64_t scan_tiles(const SelectiveScan& scan);  // tiles of 16 channels, none across two groups
 
 TRANSMAMBA_PER_ISA(selective_scan_forward, SelectiveScanForward)
 TRANSMAMBA_PER_ISA(selective_scan_backward, SelectiveScanBackward)

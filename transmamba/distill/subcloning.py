@@ -31,7 +31,7 @@ class SubcloneConfig:
         importance: As in :func:`transmamba.distill.importance.measure_importance`.
         mixer: ``"none"``: the SSM keeps its own initialisation. ``"vo"`` and ``"qkvo"`` are not available yet.
         mixer_scale: Scale each mixer's output projection so that the mixer varies as much as the teacher's attention
-            on ``images`` (see :mod:`transmamba.distill.mixer_scale`); without images it is left, and the report says so.
+            on ``images`` (see :mod:`transmamba.distill.mixer_scale`); without images it is left, as the report says.
     """
 
     layer_map: str | Sequence[int] = "uniform"

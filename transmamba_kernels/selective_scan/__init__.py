@@ -2,9 +2,78 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from transmamba_kernels.selective_scan import reference
+from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
+from transmamba_kernels.checks import has_shape, is_bool, is_float_tensor, on_one_device
+from transmamba_kernels.library import is_plain_eager, register
+from transmamba_kernels.selective_scan import cpp, reference
+
+_NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+_INPUTS = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+    "Tensor? initial_state, bool delta_softplus, bool reverse"
+)
+
+
+def _compiled_refuses(tensors) -> str | None:
+    for name, tensor in tensors:
+        if name == "A" and tensor.is_complex():
+            return "takes a real A, and A is complex"
+        if name == "u" and tensor.numel() == 0:
+            return "takes no empty input"
+    return CPP.refuses(tensors)
+
+
+_backends = Backends("selective_scan", Backend("cpp", _compiled_refuses), REFERENCE)
+
+_forward = register(
+    f"selective_scan({_INPUTS}, bool with_state, bool for_backward) "
+    "-> (Tensor out, Tensor last_state, Tensor checkpoints)",
+    kernel=cpp.forward,
+    fake=cpp.allocate_forward,
+)
+_backward = register(
+    f"selective_scan_backward({_INPUTS}, Tensor checkpoints, Tensor dout, Tensor? dlast_state, bool[] needed) "
+    "-> (Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, "
+    "Tensor dinitial_state)",
+    kernel=cpp.backward,
+    fake=cpp.allocate_backward,
+)
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """Gradients of the compiled scan. ``direct`` calls it past the dispatcher."""
+
+    @staticmethod
+    def forward(direct, softplus, reverse, with_state, *tensors):
+        run = cpp.forward if direct else _forward
+        return run(*tensors, softplus, reverse, with_state, True)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        direct, softplus, reverse, _, *tensors = inputs
+        checkpoints = output[2]
+        ctx.mark_non_differentiable(checkpoints)
+        ctx.save_for_backward(*tensors, checkpoints)
+        ctx.options = direct, softplus, reverse
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout, dlast_state, _):
+        *tensors, checkpoints = ctx.saved_tensors
+        direct, softplus, reverse = ctx.options
+        if dout is None:
+            if dlast_state is None:
+                return (None,) * (4 + len(tensors))
+            dout = torch.zeros_like(tensors[0])
+        run = cpp.backward if direct else _backward
+        needed = list(ctx.needs_input_grad[4:])
+        gradients = run(*tensors, softplus, reverse, checkpoints, dout, dlast_state, needed)
+        return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
 
 
 def selective_scan(
@@ -22,8 +91,106 @@ def selective_scan(
     return_last_state: bool = False,
     reverse: bool = False,
     backend: str | None = None,
-):
-    out, last_state = reference.selective_scan(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse
-    )
+) -> Tensor | tuple[Tensor, Tensor]:
+    r"""Run the selective state-space recurrence along the sequence.
+
+    .. math:: h_t = \exp(\Delta_t A)\, h_{t-1} + \Delta_t B_t u_t, \qquad y_t = C_t^\top h_t + D u_t, \qquad
+        \mathrm{out}_t = y_t\, \mathrm{silu}(z_t)
+
+    with :math:`\Delta_t = \mathrm{softplus}(\delta_t + \mathrm{bias})`. Eq. 2 of Gu and Dao, "Mamba"
+    (https://arxiv.org/abs/2312.00752); A is discretised exactly, B to first order, as in the authors' code. State and
+    sums are float32, or float64 when ``u`` is. Differentiable once in every tensor, with results that are bit-identical
+    from run to run at one thread count.
+
+    Args:
+        u: Input, ``(batch, d_inner, length)``. Any strides; channel-last memory, ``(batch, length, d_inner)``
+            transposed, is the fast path and is not copied.
+        delta: Step size before bias and softplus, same shape.
+        A: State matrix, ``(d_inner, d_state)``; negative real parts for a stable scan. Complex is served by the
+            reference.
+        B, C: ``(batch, d_state, length)``, or ``(batch, groups, d_state, length)`` with ``d_inner`` divisible by
+            ``groups``; a last dimension of 1 means constant over time and is never expanded. Or ``(d_inner, d_state)``,
+            constant over batch and time.
+        D: Skip connection, ``(d_inner,)``.
+        z: Gate, shape of ``u``.
+        delta_bias: ``(d_inner,)`` or, one per sample, ``(batch, d_inner)``.
+        delta_softplus: Apply softplus to ``delta + delta_bias``.
+        initial_state: State before the first step, ``(batch, d_inner, d_state)``; zero if not given.
+        return_last_state: Also return the state after the last step.
+        reverse: Scan from the last token to the first: ``initial_state`` enters at the last token and the returned
+            state is the one after the first.
+        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+
+    Returns:
+        ``out`` of ``u``'s shape and dtype, or ``(out, last_state)`` with ``last_state``
+        ``(batch, d_inner, d_state)`` in float32 (float64 for float64).
+
+    Raises:
+        TypeError, ValueError: An argument has the wrong type, dtype, shape or device; the message names it.
+        NotImplementedError: ``backend`` does not serve these tensors; the message says why.
+    """
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    _check(*tensors)
+    if not (type(delta_softplus) is type(reverse) is type(return_last_state) is bool):
+        is_bool("delta_softplus", delta_softplus)
+        is_bool("reverse", reverse)
+        is_bool("return_last_state", return_last_state)
+    # A list, not zip: each backend reads it anew.
+    if _backends.choose(backend, list(zip(_NAMES, tensors, strict=True))) == "reference":
+        out, last_state = reference.selective_scan(*tensors, delta_softplus, reverse)
+        return (out, last_state) if return_last_state else out
+
+    direct = is_plain_eager(tensors)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        out, last_state, _ = _SelectiveScan.apply(direct, delta_softplus, reverse, return_last_state, *tensors)
+    else:
+        run = cpp.forward if direct else _forward
+        out, last_state, _ = run(*tensors, delta_softplus, reverse, return_last_state, False)
     return (out, last_state) if return_last_state else out
+
+
+def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
+    for name, tensor in (("u", u), ("delta", delta)):
+        is_float_tensor(name, tensor)
+    for name, tensor in (("A", A), ("B", B), ("C", C), ("initial_state", initial_state)):
+        is_float_tensor(name, tensor, optional=name == "initial_state", allow_complex=True)
+    for name, tensor in (("D", D), ("z", z), ("delta_bias", delta_bias)):
+        is_float_tensor(name, tensor, optional=True)
+    if u.dim() != 3:
+        raise ValueError(f"u must have shape (batch, d_inner, length), got {tuple(u.shape)}")
+    shape = u.shape
+    batch, d_inner, length = shape
+    has_shape("delta", delta, shape, "of u (batch, d_inner, length)")
+    if A.dim() != 2 or A.shape[0] != d_inner or A.shape[1] < 1:
+        raise ValueError(f"A must have shape (d_inner, d_state) with d_inner = {d_inner}, got {tuple(A.shape)}")
+    d_state = A.shape[1]
+    _check_coefficients("B", B, batch, d_inner, d_state, length)
+    _check_coefficients("C", C, batch, d_inner, d_state, length)
+    if B.dim() == 4 and C.dim() == 4 and B.shape[1] != C.shape[1] and 1 not in (B.shape[1], C.shape[1]):
+        raise ValueError(f"B and C must have as many groups as each other, or one; got {B.shape[1]} and {C.shape[1]}")
+    if D is not None:
+        has_shape("D", D, (d_inner,), "(d_inner,)")
+    if z is not None:
+        has_shape("z", z, shape, "of u (batch, d_inner, length)")
+    if delta_bias is not None and delta_bias.shape != (d_inner,):
+        has_shape("delta_bias", delta_bias, (batch, d_inner), f"(d_inner,) = ({d_inner},) or (batch, d_inner)")
+    if initial_state is not None:
+        has_shape("initial_state", initial_state, (batch, d_inner, d_state), "(batch, d_inner, d_state)")
+    on_one_device(("u", u), tuple(zip(_NAMES[1:], (delta, A, B, C, D, z, delta_bias, initial_state), strict=True)))
+
+
+def _check_coefficients(name: str, M: Tensor, batch: int, d_inner: int, d_state: int, length: int) -> None:
+    shape = M.shape
+    if len(shape) == 2 and shape == (d_inner, d_state):
+        return
+    if len(shape) in (3, 4) and shape[0] == batch and shape[-2] == d_state and shape[-1] in (length, 1):
+        if len(shape) == 3:
+            return
+        if shape[1] < 1 or d_inner % shape[1]:
+            raise ValueError(f"{name} has {shape[1]} groups, which must divide d_inner = {d_inner}")
+        return
+    raise ValueError(
+        f"{name} must have shape (batch, d_state, length) = ({batch}, {d_state}, {length}), "
+        f"(batch, groups, d_state, length), either with a last dimension of 1, or (d_inner, d_state) = "
+        f"({d_inner}, {d_state}); got {tuple(shape)}"
+    )

@@ -22,11 +22,11 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Return ``(out, last_state)`` of the recurrence, computed one time step after the other.
 
-    Shapes are those of :func:`transmamba_kernels.selective_scan`. Float64 inputs are computed in float64, complex
+    Shapes are those of :func:`transmamba_kernels.selective_scan`. A float64 ``u`` is computed in float64, a complex
     ``A`` in complex numbers, everything else in float32.
     """
     batch, d_inner, length = u.shape
-    real = torch.float64 if torch.float64 in (u.dtype, A.dtype) or A.dtype == torch.complex128 else torch.float32
+    real = torch.float64 if u.dtype == torch.float64 or A.dtype == torch.complex128 else torch.float32
     state = torch.promote_types(real, A.dtype) if A.is_complex() else real
 
     dt = delta.to(real)

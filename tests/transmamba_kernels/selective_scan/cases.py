@@ -1,0 +1,84 @@
+"""Inputs of the selective scan, and both results to compare."""
+
+import torch
+
+from transmamba_kernels import selective_scan
+
+NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+
+
+def sequence(batch, channels, length, layout="channel_last", dtype=torch.float32):
+    """``(batch, channels, length)`` of random numbers over the named memory layout."""
+    if layout == "channel_last":
+        return torch.randn(batch, length, channels, dtype=dtype).transpose(1, 2)
+    if layout == "channel_first":
+        return torch.randn(batch, channels, length, dtype=dtype)
+    if layout == "chunk":  # half of a wider projection, as in_proj gives it
+        return torch.randn(batch, length, 2 * channels, dtype=dtype).transpose(1, 2).chunk(2, dim=1)[1]
+    if layout == "strided":  # every stride above 1
+        return torch.randn(batch, 2 * channels, 3 * length, dtype=dtype)[:, ::2, ::3]
+    if layout == "batch_last":
+        return torch.randn(length, channels, batch, dtype=dtype).permute(2, 1, 0)
+    raise ValueError(layout)
+
+
+def coefficients(kind, batch, d_inner, d_state, length, groups=1, layout="channel_last", dtype=torch.float32):
+    """B or C: ``"time"``, ``"groups"``, ``"constant"``, ``"constant_groups"`` or ``"channel"``."""
+    if kind == "channel":
+        return torch.randn(d_inner, d_state, dtype=dtype)
+    steps = 1 if kind.startswith("constant") else length
+    if kind.endswith("groups"):
+        flat = sequence(batch, groups * d_state, steps, layout, dtype)
+        return flat.unflatten(1, (groups, d_state))
+    return sequence(batch, d_state, steps, layout, dtype)
+
+
+def make_inputs(
+    batch=2,
+    d_inner=20,
+    length=70,
+    d_state=5,
+    *,
+    groups=1,
+    layout="channel_last",
+    dtype=torch.float32,
+    param_dtype=None,
+    B_kind="time",
+    C_kind="time",
+    per_sample_bias=False,
+    without=(),
+):
+    param = dtype if param_dtype is None else param_dtype
+    inputs = {
+        "u": sequence(batch, d_inner, length, layout, dtype),
+        "delta": sequence(batch, d_inner, length, layout, dtype),
+        "A": -torch.rand(d_inner, d_state, dtype=param) - 0.1,
+        "B": coefficients(B_kind, batch, d_inner, d_state, length, groups, layout, dtype),
+        "C": coefficients(C_kind, batch, d_inner, d_state, length, groups, layout, dtype),
+        "D": torch.randn(d_inner, dtype=param),
+        "z": sequence(batch, d_inner, length, layout, dtype),
+        "delta_bias": torch.randn((batch, d_inner) if per_sample_bias else (d_inner,), dtype=param),
+        "initial_state": torch.randn(batch, d_inner, d_state, dtype=param),
+    }
+    return {name: None if name in without else tensor for name, tensor in inputs.items()}
+
+
+def run(inputs, backend, *, dtype=None, softplus=True, reverse=False, seed=1):
+    """Outputs and every gradient, by name, under random upstream gradients of both outputs."""
+    leaves = {
+        name: None if t is None else (t.detach() if dtype is None else t.detach().to(dtype)).requires_grad_()
+        for name, t in inputs.items()
+    }
+    out, last_state = selective_scan(
+        **leaves, delta_softplus=softplus, return_last_state=True, reverse=reverse, backend=backend
+    )
+    generator = torch.Generator().manual_seed(seed)
+    upstream = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in (out, last_state)]
+    torch.autograd.backward((out, last_state), upstream)
+    results = {"out": out.detach(), "last_state": last_state.detach()}
+    for name, leaf in leaves.items():
+        if leaf is not None:
+            assert leaf.grad is not None, f"no gradient for {name}"
+            assert leaf.grad.dtype == leaf.dtype
+            results[f"d{name}"] = leaf.grad
+    return results

@@ -1,0 +1,63 @@
+"""Bad input ends with one message that names the argument."""
+
+import pytest
+import torch
+
+from tests.transmamba_kernels.selective_scan.cases import make_inputs
+from transmamba_kernels import selective_scan
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"u": [1.0]}, TypeError, "u must be a tensor, got list"),
+        ({"D": 1.0}, TypeError, "D must be a tensor or None, got float"),
+        ({"u": torch.zeros(2, 20, 70, dtype=torch.int64)}, TypeError, "u must be float32.*got int64"),
+        ({"z": torch.zeros(2, 20, 70, dtype=torch.complex64)}, TypeError, "z must be float32.*got complex64"),
+        ({"u": torch.zeros(20, 70)}, ValueError, r"u must have shape \(batch, d_inner, length\), got \(20, 70\)"),
+        ({"delta": torch.zeros(2, 20, 71)}, ValueError, r"delta must have shape of u .* \(2, 20, 70\), got"),
+        ({"A": torch.zeros(21, 5)}, ValueError, "A must have shape .* d_inner = 20"),
+        ({"A": torch.zeros(20, 0)}, ValueError, "A must have shape"),
+        ({"A": torch.zeros(20)}, ValueError, "A must have shape"),
+        ({"B": torch.zeros(2, 6, 70)}, ValueError, "B must have shape"),
+        ({"C": torch.zeros(2, 5, 69)}, ValueError, "C must have shape"),
+        ({"C": torch.zeros(1, 5, 70)}, ValueError, "C must have shape"),
+        ({"B": torch.zeros(2, 3, 5, 70)}, ValueError, "B has 3 groups, which must divide d_inner = 20"),
+        (
+            {"B": torch.zeros(2, 4, 5, 70), "C": torch.zeros(2, 2, 5, 70)},
+            ValueError,
+            "B and C must have as many groups.*4 and 2",
+        ),
+        ({"D": torch.zeros(1, 20)}, ValueError, "D must have shape"),
+        ({"z": torch.zeros(2, 70, 20)}, ValueError, "z must have shape"),
+        ({"delta_bias": torch.zeros(3, 20)}, ValueError, "delta_bias must have shape"),
+        ({"initial_state": torch.zeros(2, 5, 20)}, ValueError, "initial_state must have shape"),
+        ({"B": torch.zeros(2, 5, 70, device="meta")}, ValueError, "B must be on the device of u, cpu, got meta"),
+        ({"delta_softplus": 1}, TypeError, "delta_softplus must be True or False, got 1"),
+        ({"reverse": None}, TypeError, "reverse must be True or False"),
+        ({"return_last_state": "yes"}, TypeError, "return_last_state must be True or False"),
+        ({"backend": "cudnn"}, ValueError, "backend must be one of 'cpp', 'reference' or None, got 'cudnn'"),
+    ],
+)
+def test_bad_arguments(change, error, message):
+    with pytest.raises(error, match=message):
+        selective_scan(**{**make_inputs(), **change})
+
+
+def test_a_backend_that_cannot_says_why():
+    inputs = make_inputs(without=("initial_state",))
+    half = {k: t if t is None else t.half() for k, t in inputs.items()}
+    with pytest.raises(NotImplementedError, match="backend 'cpp' cannot run selective_scan here.*u is float16"):
+        selective_scan(**half, backend="cpp")
+    with pytest.raises(NotImplementedError, match="A is complex"):
+        selective_scan(**{**inputs, "A": inputs["A"].to(torch.complex64)}, backend="cpp")
+    meta = {k: t if t is None else t.to("meta") for k, t in inputs.items()}
+    with pytest.raises(NotImplementedError, match="u is on meta"):
+        selective_scan(**meta, backend="cpp")
+
+
+def test_float16_is_served_by_the_reference():
+    half = {k: t if t is None else t.half() for k, t in make_inputs().items()}
+    out = selective_scan(**half, delta_softplus=True)
+    assert out.dtype == torch.float16
+    assert torch.equal(out, selective_scan(**half, delta_softplus=True, backend="reference"))

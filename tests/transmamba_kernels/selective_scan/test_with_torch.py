@@ -1,0 +1,163 @@
+"""The op inside torch: gradcheck, opcheck, compile, export, transforms, autocast, forks."""
+
+import multiprocessing
+
+import pytest
+import torch
+
+from tests.tolerances import assert_close
+from tests.transmamba_kernels.selective_scan.cases import make_inputs, run
+from transmamba_kernels import selective_scan
+
+OPTIONS = [
+    {},
+    {"reverse": True},
+    {"B_kind": "groups", "C_kind": "constant_groups", "groups": 2},
+    {"B_kind": "channel", "C_kind": "constant"},
+    {"without": ("D", "z", "delta_bias", "initial_state")},
+    {"per_sample_bias": True, "layout": "strided"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_gradcheck(options):
+    options = dict(options)
+    reverse = options.pop("reverse", False)
+    inputs = make_inputs(2, 4, 5, 3, dtype=torch.float64, **options)
+    names = [name for name, t in inputs.items() if t is not None]
+
+    def call(*tensors):
+        return selective_scan(
+            **dict(zip(names, tensors, strict=True)),
+            delta_softplus=True,
+            return_last_state=True,
+            reverse=reverse,
+            backend="cpp",
+        )
+
+    assert torch.autograd.gradcheck(call, [inputs[name].requires_grad_() for name in names])
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_opcheck(options):
+    options = dict(options)
+    reverse = options.pop("reverse", False)
+    tensors = tuple(make_inputs(2, 6, 9, 3, **options).values())
+    ops = torch.ops.transmamba
+    torch.library.opcheck(ops.selective_scan.default, (*tensors, True, reverse, True, True))
+    out, last_state, checkpoints = ops.selective_scan(*tensors, True, reverse, True, True)
+    needed = [t is not None for t in tensors]
+    arguments = (*tensors, True, reverse, checkpoints, torch.randn_like(out), torch.randn_like(last_state), needed)
+    torch.library.opcheck(ops.selective_scan_backward.default, arguments)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for length in (9, 70, 33):
+        inputs = make_inputs(length=length)
+        leaves = [{k: t.clone(memory_format=torch.preserve_format).requires_grad_() for k, t in inputs.items()}] * 1
+        leaves.append({k: t.clone(memory_format=torch.preserve_format).requires_grad_() for k, t in inputs.items()})
+        for call, given in zip((selective_scan, compiled), leaves, strict=True):
+            out, last_state = call(**given, delta_softplus=True, return_last_state=True)
+            (out.sin().sum() + last_state.sum()).backward()
+        for name in inputs:
+            assert torch.equal(leaves[0][name].grad, leaves[1][name].grad), name
+
+
+def test_compile_without_gradients():
+    torch._dynamo.reset()
+    inputs = make_inputs()
+    with torch.no_grad():
+        compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")(**inputs, delta_softplus=True)
+        assert torch.equal(compiled, selective_scan(**inputs, delta_softplus=True))
+
+
+def test_export():
+    class Scan(torch.nn.Module):
+        def forward(self, u, delta, A, B, C):
+            return selective_scan(u, delta, A, B, C, delta_softplus=True)
+
+    arguments = tuple(list(make_inputs().values())[:5])
+    exported = torch.export.export(Scan(), arguments)
+    assert any("transmamba.selective_scan" in str(node.target) for node in exported.graph.nodes)
+    assert torch.equal(exported.module()(*arguments), Scan()(*arguments))
+
+
+def test_functional_gradient():
+    inputs = make_inputs(without=("initial_state",))
+
+    def loss(u, A):
+        return selective_scan(**{**inputs, "u": u, "A": A}, delta_softplus=True).square().sum()
+
+    du, dA = torch.func.grad(loss, argnums=(0, 1))(inputs["u"], inputs["A"])
+    u, A = inputs["u"].clone().requires_grad_(), inputs["A"].clone().requires_grad_()
+    loss(u, A).backward()
+    torch.testing.assert_close((du, dA), (u.grad, A.grad))
+
+
+def test_second_derivative_is_refused():
+    u = make_inputs()["u"].requires_grad_()
+    inputs = {**make_inputs(), "u": u}
+    out = selective_scan(**inputs, delta_softplus=True, backend="cpp").square().sum()
+    (du,) = torch.autograd.grad(out, u, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        du.sum().backward()
+
+
+def test_second_derivative_through_the_reference():
+    inputs = make_inputs(1, 2, 4, 2, dtype=torch.float64)
+    u = inputs.pop("u").requires_grad_()
+    assert torch.autograd.gradgradcheck(
+        lambda u: selective_scan(u, **inputs, delta_softplus=True, backend="reference"), [u]
+    )
+
+
+def test_autocast():
+    layer = torch.nn.Linear(8, 8)
+    inputs = make_inputs(2, 8, 30, 4, layout="channel_first")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        u = layer(inputs["u"].transpose(1, 2)).transpose(1, 2)
+        out = selective_scan(**{**inputs, "u": u}, delta_softplus=True)
+    assert u.dtype == out.dtype == torch.bfloat16
+    expected = selective_scan(**{**inputs, "u": u.float()}, delta_softplus=True)
+    assert_close(out, expected.double(), torch.bfloat16)
+
+
+def test_subclasses_and_parameters():
+    class Named(torch.Tensor):
+        pass
+
+    inputs = make_inputs()
+    expected = selective_scan(**inputs, delta_softplus=True)
+    actual = selective_scan(**{**inputs, "u": inputs["u"].as_subclass(Named)}, delta_softplus=True)
+    assert torch.equal(actual.as_subclass(torch.Tensor), expected)
+    parameter = torch.nn.Parameter(inputs["A"])
+    assert selective_scan(**{**inputs, "A": parameter}, delta_softplus=True).requires_grad
+
+
+def test_checkpointing():
+    inputs = make_inputs()
+    u = inputs["u"].clone().requires_grad_()
+    call = lambda u: selective_scan(**{**inputs, "u": u}, delta_softplus=True)  # noqa: E731
+    torch.utils.checkpoint.checkpoint(call, u, use_reentrant=False).sum().backward()
+    v = inputs["u"].clone().requires_grad_()
+    call(v).sum().backward()
+    assert torch.equal(u.grad, v.grad)
+
+
+def _in_a_child(queue):
+    torch.set_num_threads(1)
+    queue.put(run(make_inputs(), "cpp")["du"].sum().item())
+
+
+def test_forked_child_on_one_thread():
+    run(make_inputs(), "cpp")
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_a_child, args=(queue,))
+    child.start()
+    assert isinstance(queue.get(timeout=60), float)
+    child.join(timeout=60)
+    assert child.exitcode == 0

@@ -1,0 +1,112 @@
+"""Backends: which exist, where each runs, which one serves a call and why the others do not."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from transmamba_kernels import native
+
+CPP_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+Tensors = Iterable["tuple[str, Tensor | None]"]
+
+
+class Backend(NamedTuple):
+    """One way to run an op.
+
+    Attributes:
+        name: As given to ``backend=``.
+        refuses: Why it does not serve these tensors (pairs of name and tensor or None), or None when it does.
+    """
+
+    name: str
+    refuses: Callable[[Tensors], str | None]
+
+
+def _cpp_refuses(tensors: Tensors) -> str | None:
+    if native.problem is not None:
+        return native.problem
+    for name, tensor in tensors:
+        if tensor is None:
+            continue
+        if not tensor.is_cpu:
+            return f"runs on the CPU, {name} is on {tensor.device}"
+        if tensor.dtype not in CPP_DTYPES:
+            return f"takes float32, bfloat16 and float64, {name} is {_short(tensor.dtype)}"
+    return None
+
+
+CPP = Backend("cpp", _cpp_refuses)
+REFERENCE = Backend("reference", lambda tensors: None)
+
+
+class Backends:
+    """The backends of one op, best first.
+
+    Args:
+        op: Its name, for messages.
+        rows: The backends; the last one serves everything.
+    """
+
+    def __init__(self, op: str, *rows: Backend):
+        self.op = op
+        self.rows = rows
+        self.names = tuple(row.name for row in rows)
+        self._told = False
+
+    def choose(self, wanted: str | None, tensors: Tensors) -> str:
+        """Return the name of the backend that serves ``tensors``: ``wanted``, or with None the first that can.
+
+        Raises:
+            ValueError: ``wanted`` is no backend of this op.
+            NotImplementedError: ``wanted`` does not serve these tensors; the message gives its reason.
+        """
+        if wanted is None:
+            for row in self.rows:
+                reason = row.refuses(tensors)
+                if reason is None:
+                    return row.name
+                if reason is native.problem and not self._told:
+                    self._tell(reason)
+        if wanted not in self.names:
+            raise ValueError(f"backend must be one of {', '.join(map(repr, self.names))} or None, got {wanted!r}")
+        reason = self.rows[self.names.index(wanted)].refuses(tensors)
+        if reason is not None:
+            raise NotImplementedError(f"backend {wanted!r} cannot run {self.op} here: it {reason}")
+        return wanted
+
+    def _tell(self, reason: str) -> None:
+        self._told = True
+        warnings.warn(f"{self.op} runs on its slow reference implementation: {reason}", RuntimeWarning, stacklevel=4)
+
+
+def availability() -> dict[str, str | None]:
+    """Every backend of the package, and why it is missing on this machine; None where it is there."""
+    return {"cpp": native.problem, "cuda": _cuda_problem(), "triton": _triton_problem(), "reference": None}
+
+
+def _cuda_problem() -> str | None:
+    try:
+        from transmamba_kernels import _native_cuda
+    except ImportError:
+        return "not built: no CUDA compiler was found at install time (put nvcc on the PATH and install again)"
+    names, problem = _native_cuda.devices()
+    built = f"built with CUDA {_native_cuda.runtime_version()} for {_native_cuda.architectures}"
+    if problem:
+        return f"{built}, but: {problem}"
+    return f"{built}, found {', '.join(names)}; no op of this version has a CUDA kernel yet"
+
+
+def _triton_problem() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (it comes with the CUDA builds of torch)"
+    return "triton is installed; no op of this version has a Triton kernel yet"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,30 @@
+"""The compiled CPU module, or the reason why there is none."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+module: ModuleType | None
+problem: str | None
+
+try:
+    from transmamba_kernels import _native as module
+
+    problem = None
+except ImportError as error:
+    module = None
+    problem = (
+        f"the compiled module does not load ({error}); build it with `pip install -e .` in a clone of the "
+        "repository, or reinstall the package"
+    )
+
+
+def load() -> ModuleType:
+    """Return the compiled module.
+
+    Raises:
+        ImportError: It is missing; the message says why and what to do.
+    """
+    if module is None:
+        raise ImportError(problem)
+    return module

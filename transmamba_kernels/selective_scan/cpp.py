@@ -1,0 +1,117 @@
+"""Selective scan on the compiled CPU kernels: allocate the outputs, fill them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transmamba_kernels import native
+
+TILE = 16  # channels that the kernels take at once; checkpoints are stored in such tiles
+
+
+def allocate_forward(
+    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, with_state, for_backward
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``(out, last_state, checkpoints)``; the latter two are empty where they are not asked for."""
+    batch, d_inner, length = u.shape
+    d_state, real = A.shape[1], _compute_dtype(u)
+    groups = _groups(B, C)
+    tiles = groups * ((d_inner // groups + TILE - 1) // TILE)
+    chunks = (length + native.load().scan_checkpoint - 1) // native.load().scan_checkpoint
+    return (
+        torch.empty_like(u),
+        u.new_empty((batch, d_inner, d_state) if with_state else (0,), dtype=real),
+        u.new_empty((batch, chunks, tiles * d_state * TILE) if for_backward else (0,), dtype=real),
+    )
+
+
+def forward(
+    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, with_state, for_backward
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the scan; shapes as in the public function."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    outputs = allocate_forward(*tensors, delta_softplus, reverse, with_state, for_backward)
+    out, last_state, checkpoints = outputs
+    native.load().selective_scan_forward(
+        *tensors,
+        delta_softplus,
+        reverse,
+        torch.get_num_threads(),
+        out,
+        last_state if with_state else None,
+        checkpoints if for_backward else None,
+    )
+    return outputs
+
+
+def allocate_backward(
+    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, checkpoints, dout, dlast_state, needed
+) -> tuple[Tensor, ...]:
+    """Gradients as the public function's caller gets them, in the order of the inputs; empty where not needed."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    filled = _allocate(tensors, needed)
+    return tuple(_finish(t, g, u) for t, g in zip(tensors, filled, strict=True))
+
+
+def backward(
+    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, checkpoints, dout, dlast_state, needed
+) -> tuple[Tensor, ...]:
+    """Gradients of the inputs."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    filled = _allocate(tensors, needed)
+    native.load().selective_scan_backward(
+        *tensors, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled
+    )
+    return tuple(_finish(t, g, u) for t, g in zip(tensors, filled, strict=True))
+
+
+def _allocate(tensors: tuple[Any, ...], needed: list[bool]) -> list[Tensor | None]:
+    """What the kernel fills: parameters' gradients in the compute type, dB and dC with the states last."""
+    u, _, A, B, C, D, _, delta_bias, initial_state = tensors
+    real, groups = _compute_dtype(u), _groups(B, C)
+    shapes: list[tuple[int, ...] | None] = [
+        None,
+        None,
+        A.shape,
+        _coefficient_shape(B, groups),
+        _coefficient_shape(C, groups),
+        None if D is None else D.shape,
+        None,
+        None if delta_bias is None else (1, *delta_bias.shape)[-2:],
+        None if initial_state is None else initial_state.shape,
+    ]
+    filled: list[Tensor | None] = []
+    for tensor, shape, need in zip(tensors, shapes, needed, strict=True):
+        if not need or tensor is None:
+            filled.append(None)
+        elif shape is None:
+            filled.append(torch.empty_like(tensor))
+        else:
+            filled.append(u.new_empty(shape, dtype=real))
+    return filled
+
+
+def _coefficient_shape(M: Tensor, groups: int) -> tuple[int, ...]:
+    return M.shape if M.dim() == 2 else (M.shape[0], groups, M.shape[-1], M.shape[-2])
+
+
+def _finish(tensor: Tensor | None, gradient: Tensor | None, u: Tensor) -> Tensor:
+    """From the kernel's layout to the input's shape and dtype."""
+    if tensor is None or gradient is None:
+        return u.new_empty(0)
+    if gradient.dim() == 4:  # of B or C: (batch, groups, length, d_state)
+        gradient = gradient.transpose(2, 3)
+        if gradient.shape[1] > 1 and (tensor.dim() == 3 or tensor.shape[1] == 1):
+            gradient = gradient.sum(1, keepdim=True)
+    return gradient.reshape(tensor.shape).to(tensor.dtype)
+
+
+def _groups(B: Tensor, C: Tensor) -> int:
+    return max(M.shape[1] if M.dim() == 4 else 1 for M in (B, C))
+
+
+def _compute_dtype(u: Tensor) -> torch.dtype:
+    return torch.float64 if u.dtype == torch.float64 else torch.float32
