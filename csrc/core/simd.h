@@ -79,15 +79,32 @@ TM_INLINE Vec<T> abs(Vec<T> x) {
   return (Vec<T>)((Int)x & (decltype(Int{}[0] + 0))kSign);
 }
 
+// The exact powers 2^(i / lanes) for i in [0, lanes), less their share of the exponent that exp2 adds back.
+TM_INLINE Vec<float> exp2_table() {
+  constexpr int kShift = 23 - __builtin_ctz(kLanes<float>);
+  IntVec<float> bits;
+  for (int i = 0; i < kLanes<float>; ++i) {
+    const float power = float(__builtin_exp2(double(i) / kLanes<float>));
+    int32_t b;
+    memcpy(&b, &power, 4);
+    bits[i] = b - (i << kShift);
+  }
+  return (Vec<float>)bits;
+}
+
 // 2^x for K vectors in lockstep: chained one after the other they would wait for each other.
-// Float: round to nearest, then a polynomial of degree 5 with p(0) = 1, because an error of the decay at 1 would be
-// multiplied by the gain 1 / (1 - decay) of the recurrence; relative error below 1.2e-7. Clamp saturates to 0 and
-// infinity; without it x must stay in (-126, 127). Not-a-number stays not-a-number.
+// Float: x is split at the nearest multiple of 2^-b. Where a vector can be looked up by a vector, b is the logarithm of
+// the number of lanes: one lookup of 2^-b multiples and a cubic; elsewhere b = 0 and a quintic. All polynomials have
+// p(0) = 1, because an error of the decay at 1 would be multiplied by the gain 1 / (1 - decay) of the recurrence.
+// Relative error below 2e-7. Clamp saturates to 0 and infinity; without it x must stay in (-126, 127). Not-a-number
+// stays not-a-number.
 template <bool Clamp, int K>
 TM_INLINE void exp2(Vec<float> (&x)[K]) {
   using V = Vec<float>;
   using I = IntVec<float>;
-  const V magic = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves round(x) in the low bits
+  constexpr bool kLookup = kLanes<float> >= 8;
+  constexpr int kBits = kLookup ? __builtin_ctz(kLanes<float>) : 0;
+  const V magic = splat(12582912.0f / (1 << kBits));  // 1.5 * 2^(23 - b): adding it leaves round(2^b x) in the low bits
   V t[K], p[K];
   if constexpr (Clamp) {
     for (int k = 0; k < K; ++k) x[k] = splat(-127.0f) > x[k] ? splat(-127.0f) : x[k];
@@ -95,12 +112,21 @@ TM_INLINE void exp2(Vec<float> (&x)[K]) {
   }
   for (int k = 0; k < K; ++k) t[k] = x[k] + magic;
   for (int k = 0; k < K; ++k) x[k] = x[k] - (t[k] - magic);
-  for (int k = 0; k < K; ++k) p[k] = splat(0.001326472731307149f) * x[k] + splat(0.009671512991189957f);
-  for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.05550733581185341f);
-  for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.24022242426872253f);
-  for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.6931470036506653f);
-  for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(1.0f);
-  for (int k = 0; k < K; ++k) x[k] = (V)((I)p[k] + ((I)t[k] << 23));
+  if constexpr (kLookup) {
+    const V table = exp2_table();
+    for (int k = 0; k < K; ++k) p[k] = splat(0.0554962233f) * x[k] + splat(0.240257636f);
+    for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.693147242f);
+    for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(1.0f);
+    for (int k = 0; k < K; ++k)
+      x[k] = p[k] * (V)((I)__builtin_shuffle(table, (I)t[k]) + ((I)t[k] << (23 - kBits)));
+  } else {
+    for (int k = 0; k < K; ++k) p[k] = splat(0.001326472731307149f) * x[k] + splat(0.009671512991189957f);
+    for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.05550733581185341f);
+    for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.24022242426872253f);
+    for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.6931470036506653f);
+    for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(1.0f);
+    for (int k = 0; k < K; ++k) x[k] = (V)((I)p[k] + ((I)t[k] << 23));
+  }
 }
 // Double serves gradient checks: the library's exp2, a lane at a time.
 template <bool, int K>
@@ -114,43 +140,49 @@ constexpr T kLog2E = T(1.442695040888963407);
 template <class T>
 constexpr T kLn2 = T(0.693147180559945309);
 
-template <class T>
-TM_INLINE Vec<T> exp(Vec<T> x) {
-  Vec<T> r[1] = {x * splat(kLog2E<T>)};
-  exp2<true, 1>(r);
-  return r[0];
+template <class T, int K>
+TM_INLINE void sigmoid(Vec<T> (&x)[K]) {
+  for (int k = 0; k < K; ++k) x[k] = x[k] * splat(-kLog2E<T>);
+  exp2<true, K>(x);
+  for (int k = 0; k < K; ++k) x[k] = splat(T(1)) / (splat(T(1)) + x[k]);
 }
 template <class T>
 TM_INLINE Vec<T> sigmoid(Vec<T> x) {
-  return splat(T(1)) / (splat(T(1)) + exp<T>(-x));
+  Vec<T> r[1] = {x};
+  sigmoid<T, 1>(r);
+  return r[0];
 }
 
 // log(1 + e) for e in [0, 1], as 2 artanh(e / (2 + e)); relative error below 6e-9 before rounding.
-TM_INLINE Vec<float> log1p_unit(Vec<float> e) {
-  const Vec<float> s = e / (e + splat(2.0f));
-  const Vec<float> q = s * s;
-  Vec<float> p = splat(0.280119925737381f) * q + splat(0.28001803159713745f);
-  p = p * q + splat(0.4002152681350708f);
-  p = p * q + splat(0.666664183139801f);
-  p = p * q + splat(2.0f);
-  return p * s;
+template <int K>
+TM_INLINE void log1p_unit(Vec<float> (&e)[K]) {
+  Vec<float> q[K], p[K];
+  for (int k = 0; k < K; ++k) e[k] = e[k] / (e[k] + splat(2.0f));
+  for (int k = 0; k < K; ++k) q[k] = e[k] * e[k];
+  for (int k = 0; k < K; ++k) p[k] = splat(0.280119925737381f) * q[k] + splat(0.28001803159713745f);
+  for (int k = 0; k < K; ++k) p[k] = p[k] * q[k] + splat(0.4002152681350708f);
+  for (int k = 0; k < K; ++k) p[k] = p[k] * q[k] + splat(0.666664183139801f);
+  for (int k = 0; k < K; ++k) p[k] = p[k] * q[k] + splat(2.0f);
+  for (int k = 0; k < K; ++k) e[k] = e[k] * p[k];
 }
-TM_INLINE Vec<double> log1p_unit(Vec<double> e) {
-  for (int i = 0; i < kLanes<double>; ++i) e[i] = __builtin_log1p(e[i]);
-  return e;
+template <int K>
+TM_INLINE void log1p_unit(Vec<double> (&e)[K]) {
+  for (int k = 0; k < K; ++k)
+    for (int i = 0; i < kLanes<double>; ++i) e[k][i] = __builtin_log1p(e[k][i]);
 }
-// softplus(x) = max(x, 0) + log(1 + exp(-|x|)), exact to rounding over the whole range.
-template <class T>
-TM_INLINE Vec<T> softplus(Vec<T> x) {
-  return (x < splat(T(0)) ? splat(T(0)) : x) + log1p_unit(exp<T>(-abs<T>(x)));
-}
-// softplus and its derivative, the sigmoid, from one exponential.
-template <class T>
-TM_INLINE Vec<T> softplus(Vec<T> x, Vec<T>& derivative) {
-  const Vec<T> e = exp<T>(-abs<T>(x));
-  const Vec<T> r = splat(T(1)) / (splat(T(1)) + e);
-  derivative = x < splat(T(0)) ? e * r : r;
-  return (x < splat(T(0)) ? splat(T(0)) : x) + log1p_unit(e);
+// softplus(x) = max(x, 0) + log(1 + exp(-|x|)), exact to rounding over the whole range; with Slope also its
+// derivative, the sigmoid, from the same exponential.
+template <class T, bool Slope, int K>
+TM_INLINE void softplus(Vec<T> (&x)[K], Vec<T> (&slope)[K]) {
+  Vec<T> e[K];
+  for (int k = 0; k < K; ++k) e[k] = abs<T>(x[k]) * splat(-kLog2E<T>);
+  exp2<true, K>(e);
+  if constexpr (Slope) {
+    for (int k = 0; k < K; ++k) slope[k] = (x[k] < splat(T(0)) ? e[k] : splat(T(1))) / (splat(T(1)) + e[k]);
+  }
+  for (int k = 0; k < K; ++k) x[k] = x[k] < splat(T(0)) ? splat(T(0)) : x[k];
+  log1p_unit<K>(e);
+  for (int k = 0; k < K; ++k) x[k] += e[k];
 }
 
 // Subnormal numbers cost a hundred cycles on some CPUs and a decaying state is full of them: flush them to zero

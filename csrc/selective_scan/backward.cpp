@@ -209,29 +209,35 @@ struct Backward {
 
   T prepare(int steps, Rows<const T> u, Rows<const T> delta, Rows<const T> dout, Rows<const T> z, const T* bias,
             const T* D, const Scratch& to) const {
-    constexpr int W = kLanes<T>;
+    constexpr int V = kVectors<T>, W = kLanes<T>;
     Vec<T> largest = splat(T(0));
     for (int t = 0; t < steps; ++t) {
       prefetch(u[t]);
       prefetch(delta[t]);
       prefetch(dout[t]);
       if (z.data) prefetch(z[t]);
-      for (int v = 0; v < kTile; v += W) {
-        const int64_t at = t * kTile + v;
-        Vec<T> dt = load<T>(delta[t] + v) + load<T>(bias + v), slope = splat(T(1));
-        if (scan.softplus) dt = softplus<T>(dt, slope);
-        const Vec<T> u_t = load<T>(u[t] + v);
-        Vec<T> g = load<T>(dout[t] + v);
-        largest = max(abs<T>(dt), largest);
-        store<T>(to.dt + at, dt);
-        store<T>(to.slope + at, slope);
-        store<T>(to.dtu + at, dt * u_t);
+      Vec<T> dt[V], slope[V], z_t[V], sig[V];
+      for (int v = 0; v < V; ++v) dt[v] = load<T>(delta[t] + v * W) + load<T>(bias + v * W);
+      for (int v = 0; v < V; ++v) slope[v] = splat(T(1));
+      if (scan.softplus) softplus<T, true>(dt, slope);
+      if (z.data) {
+        for (int v = 0; v < V; ++v) z_t[v] = sig[v] = load<T>(z[t] + v * W);
+        sigmoid<T>(sig);
+      }
+      for (int v = 0; v < V; ++v) {
+        const int64_t at = t * kTile + v * W;
+        const Vec<T> u_t = load<T>(u[t] + v * W);
+        Vec<T> g = load<T>(dout[t] + v * W);
+        largest = max(abs<T>(dt[v]), largest);
+        store<T>(to.dt + at, dt[v]);
+        store<T>(to.slope + at, slope[v]);
+        store<T>(to.dtu + at, dt[v] * u_t);
         store<T>(to.lambda_B + at, splat(T(0)));
         store<T>(to.lambda_A + at, splat(T(0)));
         if (z.data) {  // silu'(z) = s (1 + z (1 - s)) with s = sigmoid(z)
-          const Vec<T> z_t = load<T>(z[t] + v), sig = sigmoid<T>(z_t), silu = z_t * sig;
-          store<T>(to.y + at, load<T>(D + v) * u_t);
-          store<T>(to.dz + at, g * (sig * (splat(T(1)) + z_t - silu)));
+          const Vec<T> silu = z_t[v] * sig[v];
+          store<T>(to.y + at, load<T>(D + v * W) * u_t);
+          store<T>(to.dz + at, g * (sig[v] * (splat(T(1)) + z_t[v] - silu)));
           g = g * silu;
         }
         store<T>(to.g + at, g);

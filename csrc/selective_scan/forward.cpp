@@ -89,19 +89,20 @@ struct Forward {
 
   // dt = softplus(delta + bias), dtu = dt u, y = D u; returns the largest |dt|.
   T prepare(int steps, Rows<const T> u, Rows<const T> delta, const T* bias, const T* D, T* dt, T* dtu, T* y) const {
-    constexpr int W = kLanes<T>;
+    constexpr int V = kVectors<T>, W = kLanes<T>;
     Vec<T> largest = splat(T(0));
     for (int t = 0; t < steps; ++t) {
       prefetch(u[t]);
       prefetch(delta[t]);
-      for (int v = 0; v < kTile; v += W) {
-        Vec<T> x = load<T>(delta[t] + v) + load<T>(bias + v);
-        if (scan.softplus) x = softplus<T>(x);
-        const Vec<T> u_t = load<T>(u[t] + v);
-        largest = max(abs<T>(x), largest);
-        store<T>(dt + t * kTile + v, x);
-        store<T>(dtu + t * kTile + v, x * u_t);
-        store<T>(y + t * kTile + v, load<T>(D + v) * u_t);
+      Vec<T> x[V];
+      for (int v = 0; v < V; ++v) x[v] = load<T>(delta[t] + v * W) + load<T>(bias + v * W);
+      if (scan.softplus) softplus<T, false>(x, x);
+      for (int v = 0; v < V; ++v) {
+        const Vec<T> u_t = load<T>(u[t] + v * W);
+        largest = max(abs<T>(x[v]), largest);
+        store<T>(dt + t * kTile + v * W, x[v]);
+        store<T>(dtu + t * kTile + v * W, x[v] * u_t);
+        store<T>(y + t * kTile + v * W, load<T>(D + v * W) * u_t);
       }
     }
     T most = 0;
@@ -110,12 +111,14 @@ struct Forward {
   }
 
   static void gate(int steps, const T* y, Rows<const T> z, Rows<T> out) {
+    constexpr int V = kVectors<T>, W = kLanes<T>;
     for (int t = 0; t < steps; ++t) {
       prefetch(z[t]);
-      for (int v = 0; v < kTile; v += kLanes<T>) {
-        const Vec<T> z_t = load<T>(z[t] + v);
-        store<T>(out[t] + v, load<T>(y + t * kTile + v) * (z_t * sigmoid<T>(z_t)));
-      }
+      Vec<T> z_t[V], sig[V];
+      for (int v = 0; v < V; ++v) z_t[v] = sig[v] = load<T>(z[t] + v * W);
+      sigmoid<T>(sig);
+      for (int v = 0; v < V; ++v)
+        store<T>(out[t] + v * W, load<T>(y + t * kTile + v * W) * (z_t[v] * sig[v]));
     }
   }
 
