@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from transmamba_kernels import native
 
 CPP_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-Tensors = Iterable["tuple[str, Tensor | None]"]
+Tensors = Sequence["Tensor | None"]
 
 
 class Backend(NamedTuple):
@@ -21,28 +21,28 @@ class Backend(NamedTuple):
 
     Attributes:
         name: As given to ``backend=``.
-        refuses: Why it does not serve these tensors (pairs of name and tensor or None), or None when it does.
+        refuses: Called with the names of an op's tensors and the tensors (or None); returns why the backend does not
+            serve them, or None when it does.
     """
 
     name: str
-    refuses: Callable[[Tensors], str | None]
+    refuses: Callable[[Sequence[str], Tensors], str | None]
 
 
-def _cpp_refuses(tensors: Tensors) -> str | None:
+def _cpp_refuses(names: Sequence[str], tensors: Tensors) -> str | None:
     if native.problem is not None:
         return native.problem
-    for name, tensor in tensors:
-        if tensor is None:
+    for i, tensor in enumerate(tensors):
+        if tensor is None or (tensor.is_cpu and tensor.dtype in CPP_DTYPES):
             continue
         if not tensor.is_cpu:
-            return f"runs on the CPU, {name} is on {tensor.device}"
-        if tensor.dtype not in CPP_DTYPES:
-            return f"takes float32, bfloat16 and float64, {name} is {_short(tensor.dtype)}"
+            return f"runs on the CPU, {names[i]} is on {tensor.device}"
+        return f"takes float32, bfloat16 and float64, {names[i]} is {_short(tensor.dtype)}"
     return None
 
 
 CPP = Backend("cpp", _cpp_refuses)
-REFERENCE = Backend("reference", lambda tensors: None)
+REFERENCE = Backend("reference", lambda names, tensors: None)
 
 
 class Backends:
@@ -50,11 +50,13 @@ class Backends:
 
     Args:
         op: Its name, for messages.
+        tensors: Names of its tensors, in the order in which they are passed to :meth:`choose`.
         rows: The backends; the last one serves everything.
     """
 
-    def __init__(self, op: str, *rows: Backend):
+    def __init__(self, op: str, tensors: Sequence[str], *rows: Backend):
         self.op = op
+        self.tensors = tuple(tensors)
         self.rows = rows
         self.names = tuple(row.name for row in rows)
         self._told = False
@@ -68,14 +70,14 @@ class Backends:
         """
         if wanted is None:
             for row in self.rows:
-                reason = row.refuses(tensors)
+                reason = row.refuses(self.tensors, tensors)
                 if reason is None:
                     return row.name
                 if reason is native.problem and not self._told:
                     self._tell(reason)
         if wanted not in self.names:
             raise ValueError(f"backend must be one of {', '.join(map(repr, self.names))} or None, got {wanted!r}")
-        reason = self.rows[self.names.index(wanted)].refuses(tensors)
+        reason = self.rows[self.names.index(wanted)].refuses(self.tensors, tensors)
         if reason is not None:
             raise NotImplementedError(f"backend {wanted!r} cannot run {self.op} here: it {reason}")
         return wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -10,15 +11,25 @@ from torch import Tensor
 FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
 
 
-def is_float_tensor(name: str, value: Any, optional: bool = False, allow_complex: bool = False) -> None:
-    """Raise unless ``value`` is a floating-point tensor, or None where ``optional``."""
-    if isinstance(value, Tensor):
-        if value.dtype in FLOATS or (allow_complex and value.is_complex()):
-            return
-        allowed = "float32, bfloat16, float16 or float64" + (" (or complex)" if allow_complex else "")
-        raise TypeError(f"{name} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}")
-    if not (optional and value is None):
-        raise TypeError(f"{name} must be a tensor{' or None' if optional else ''}, got {type(value).__name__}")
+def are_float_tensors(
+    names: Sequence[str], values: Sequence[Any], required: int, may_be_complex: Container[str] = ()
+) -> None:
+    """Raise unless every value is a floating-point tensor on one device; those after ``required`` may be None."""
+    on_cpu = True
+    for i, value in enumerate(values):
+        if isinstance(value, Tensor):
+            on_cpu = on_cpu and value.is_cpu
+            if value.dtype in FLOATS or (names[i] in may_be_complex and value.is_complex()):
+                continue
+            allowed = "float32, bfloat16, float16 or float64" + (" (or complex)" if names[i] in may_be_complex else "")
+            raise TypeError(f"{names[i]} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}")
+        if value is not None or i < required:
+            optional = "" if i < required else " or None"
+            raise TypeError(f"{names[i]} must be a tensor{optional}, got {type(value).__name__}")
+    if not on_cpu:
+        for name, value in zip(names, values, strict=True):
+            if value is not None and value.device != values[0].device:
+                raise ValueError(f"{name} must be on the device of {names[0]}, {values[0].device}, got {value.device}")
 
 
 def has_shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:
@@ -31,11 +42,3 @@ def is_bool(name: str, value: Any) -> None:
     """Raise unless ``value`` is True or False."""
     if value is not True and value is not False:
         raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def on_one_device(first: tuple[str, Tensor], others: tuple[tuple[str, Tensor | None], ...]) -> None:
-    """Raise unless all tensors lie on the device of the first."""
-    device = first[1].device
-    for name, tensor in others:
-        if tensor is not None and tensor.device != device:
-            raise ValueError(f"{name} must be on the device of {first[0]}, {device}, got {tensor.device}")

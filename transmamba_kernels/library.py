@@ -26,14 +26,22 @@ def register(schema: str, *, kernel: Callable[..., Any], fake: Callable[..., Any
 
     Args:
         schema: ``"name(Tensor x, ...) -> ..."``.
-        kernel: Runs on real tensors.
+        kernel: Runs on real tensors; returns a tuple, with None for outputs that were not asked for. The operator's own
+            outputs are tensors all: it returns empty ones in their place.
         fake: Allocates outputs of the same shapes, strides and dtypes, and does nothing else.
     """
     name = schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
-    _library.impl(name, kernel, "CPU")
-    torch.library.register_fake(f"transmamba::{name}", fake, lib=_library)
+    _library.impl(name, _without_none(kernel), "CPU")
+    torch.library.register_fake(f"transmamba::{name}", _without_none(fake), lib=_library)
     return getattr(torch.ops.transmamba, name).default
+
+
+def _without_none(function: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    def run(*args: Any) -> tuple[Tensor, ...]:
+        return tuple(args[0].new_empty(0) if output is None else output for output in function(*args))
+
+    return run
 
 
 def is_plain_eager(tensors: tuple[Tensor | None, ...]) -> bool:

@@ -15,8 +15,8 @@ def test_public_names():
 def test_a_missing_module_explains_itself_on_first_use(monkeypatch):
     monkeypatch.setattr(native, "module", None)
     monkeypatch.setattr(native, "problem", "the compiled module does not load (gone)")
-    rows = Backends("some_op", CPP, REFERENCE)
-    tensors = [("u", torch.zeros(1))]
+    rows = Backends("some_op", ["u"], CPP, REFERENCE)
+    tensors = [torch.zeros(1)]
     with pytest.warns(RuntimeWarning, match=r"some_op runs on its slow reference.*gone"):
         assert rows.choose(None, tensors) == "reference"
     with warnings.catch_warnings():

@@ -7,27 +7,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
-from transmamba_kernels.checks import has_shape, is_bool, is_float_tensor, on_one_device
+from transmamba_kernels.checks import are_float_tensors, has_shape, is_bool
 from transmamba_kernels.library import is_plain_eager, register
 from transmamba_kernels.selective_scan import cpp, reference
 
 _NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+_MAY_BE_COMPLEX = ("A", "B", "C", "initial_state")
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, bool delta_softplus, bool reverse"
 )
 
 
-def _compiled_refuses(tensors) -> str | None:
-    for name, tensor in tensors:
-        if name == "A" and tensor.is_complex():
-            return "takes a real A, and A is complex"
-        if name == "u" and tensor.numel() == 0:
-            return "takes no empty input"
-    return CPP.refuses(tensors)
+def _cpp_refuses(names, tensors) -> str | None:
+    u, _, A, *_ = tensors
+    if A.is_complex():
+        return "takes a real A, and A is complex"
+    if u.numel() == 0:
+        return "takes no empty input"
+    return CPP.refuses(names, tensors)
 
 
-_backends = Backends("selective_scan", Backend("cpp", _compiled_refuses), REFERENCE)
+_backends = Backends("selective_scan", _NAMES, Backend("cpp", _cpp_refuses), REFERENCE)
 
 _forward = register(
     f"selective_scan({_INPUTS}, bool with_state, bool for_backward) "
@@ -44,22 +45,27 @@ _backward = register(
 )
 
 
+def _run(direct, softplus, reverse, with_state, *tensors):
+    return (cpp.forward if direct else _forward)(*tensors, softplus, reverse, with_state, True)
+
+
+def _save(ctx, inputs, outputs):
+    direct, softplus, reverse, _, *tensors = inputs
+    checkpoints = outputs[2]
+    ctx.mark_non_differentiable(checkpoints)
+    ctx.save_for_backward(*tensors, checkpoints)
+    ctx.options = direct, softplus, reverse
+    ctx.set_materialize_grads(False)
+
+
 class _SelectiveScan(torch.autograd.Function):
     """Gradients of the compiled scan. ``direct`` calls it past the dispatcher."""
 
     @staticmethod
-    def forward(direct, softplus, reverse, with_state, *tensors):
-        run = cpp.forward if direct else _forward
-        return run(*tensors, softplus, reverse, with_state, True)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        direct, softplus, reverse, _, *tensors = inputs
-        checkpoints = output[2]
-        ctx.mark_non_differentiable(checkpoints)
-        ctx.save_for_backward(*tensors, checkpoints)
-        ctx.options = direct, softplus, reverse
-        ctx.set_materialize_grads(False)
+    def forward(ctx, *inputs):
+        outputs = _run(*inputs)
+        _save(ctx, inputs, outputs)
+        return outputs
 
     @staticmethod
     @once_differentiable
@@ -74,6 +80,13 @@ class _SelectiveScan(torch.autograd.Function):
         needed = list(ctx.needs_input_grad[4:])
         gradients = run(*tensors, softplus, reverse, checkpoints, dout, dlast_state, needed)
         return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
+
+
+class _Transformable(_SelectiveScan):
+    """The same in the form that torch.func needs, which costs more per call."""
+
+    forward = staticmethod(_run)
+    setup_context = staticmethod(_save)
 
 
 def selective_scan(
@@ -135,14 +148,14 @@ def selective_scan(
         is_bool("delta_softplus", delta_softplus)
         is_bool("reverse", reverse)
         is_bool("return_last_state", return_last_state)
-    # A list, not zip: each backend reads it anew.
-    if _backends.choose(backend, list(zip(_NAMES, tensors, strict=True))) == "reference":
+    if _backends.choose(backend, tensors) == "reference":
         out, last_state = reference.selective_scan(*tensors, delta_softplus, reverse)
         return (out, last_state) if return_last_state else out
 
     direct = is_plain_eager(tensors)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        out, last_state, _ = _SelectiveScan.apply(direct, delta_softplus, reverse, return_last_state, *tensors)
+        function = _SelectiveScan if direct else _Transformable
+        out, last_state, _ = function.apply(direct, delta_softplus, reverse, return_last_state, *tensors)
     else:
         run = cpp.forward if direct else _forward
         out, last_state, _ = run(*tensors, delta_softplus, reverse, return_last_state, False)
@@ -150,12 +163,8 @@ def selective_scan(
 
 
 def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
-    for name, tensor in (("u", u), ("delta", delta)):
-        is_float_tensor(name, tensor)
-    for name, tensor in (("A", A), ("B", B), ("C", C), ("initial_state", initial_state)):
-        is_float_tensor(name, tensor, optional=name == "initial_state", allow_complex=True)
-    for name, tensor in (("D", D), ("z", z), ("delta_bias", delta_bias)):
-        is_float_tensor(name, tensor, optional=True)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    are_float_tensors(_NAMES, tensors, required=5, may_be_complex=_MAY_BE_COMPLEX)
     if u.dim() != 3:
         raise ValueError(f"u must have shape (batch, d_inner, length), got {tuple(u.shape)}")
     shape = u.shape
@@ -176,7 +185,6 @@ def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
         has_shape("delta_bias", delta_bias, (batch, d_inner), f"(d_inner,) = ({d_inner},) or (batch, d_inner)")
     if initial_state is not None:
         has_shape("initial_state", initial_state, (batch, d_inner, d_state), "(batch, d_inner, d_state)")
-    on_one_device(("u", u), tuple(zip(_NAMES[1:], (delta, A, B, C, D, z, delta_bias, initial_state), strict=True)))
 
 
 def _check_coefficients(name: str, M: Tensor, batch: int, d_inner: int, d_state: int, length: int) -> None:

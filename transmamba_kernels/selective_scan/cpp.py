@@ -14,58 +14,50 @@ TILE = 16  # channels that the kernels take at once; checkpoints are stored in s
 
 def allocate_forward(
     u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, with_state, for_backward
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(out, last_state, checkpoints)``; the latter two are empty where they are not asked for."""
-    batch, d_inner, length = u.shape
-    d_state, real = A.shape[1], _compute_dtype(u)
-    groups = _groups(B, C)
-    tiles = groups * ((d_inner // groups + TILE - 1) // TILE)
-    chunks = (length + native.load().scan_checkpoint - 1) // native.load().scan_checkpoint
-    return (
-        torch.empty_like(u),
-        u.new_empty((batch, d_inner, d_state) if with_state else (0,), dtype=real),
-        u.new_empty((batch, chunks, tiles * d_state * TILE) if for_backward else (0,), dtype=real),
-    )
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
+    last_state = checkpoints = None
+    if with_state or for_backward:
+        batch, d_inner, length = u.shape
+        d_state, real = A.shape[1], _compute_dtype(u)
+        if with_state:
+            last_state = u.new_empty((batch, d_inner, d_state), dtype=real)
+        if for_backward:
+            groups, every = _groups(B, C), native.load().scan_checkpoint
+            tiles, chunks = groups * -(-(d_inner // groups) // TILE), -(-length // every)
+            checkpoints = u.new_empty((batch, chunks, tiles * d_state * TILE), dtype=real)
+    return torch.empty_like(u), last_state, checkpoints
 
 
 def forward(
     u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, with_state, for_backward
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run the scan; shapes as in the public function."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     outputs = allocate_forward(*tensors, delta_softplus, reverse, with_state, for_backward)
-    out, last_state, checkpoints = outputs
-    native.load().selective_scan_forward(
-        *tensors,
-        delta_softplus,
-        reverse,
-        torch.get_num_threads(),
-        out,
-        last_state if with_state else None,
-        checkpoints if for_backward else None,
-    )
+    native.load().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads(), *outputs)
     return outputs
 
 
 def allocate_backward(
     u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, checkpoints, dout, dlast_state, needed
-) -> tuple[Tensor, ...]:
-    """Gradients as the public function's caller gets them, in the order of the inputs; empty where not needed."""
+) -> tuple[Tensor | None, ...]:
+    """Gradients as the public function's caller gets them, in the order of the inputs; None where not needed."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     filled = _allocate(tensors, needed)
-    return tuple(_finish(t, g, u) for t, g in zip(tensors, filled, strict=True))
+    return tuple(_finish(t, g) for t, g in zip(tensors, filled, strict=True))
 
 
 def backward(
     u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, checkpoints, dout, dlast_state, needed
-) -> tuple[Tensor, ...]:
-    """Gradients of the inputs."""
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs, in their order; None where not needed."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     filled = _allocate(tensors, needed)
     native.load().selective_scan_backward(
         *tensors, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled
     )
-    return tuple(_finish(t, g, u) for t, g in zip(tensors, filled, strict=True))
+    return tuple(_finish(t, g) for t, g in zip(tensors, filled, strict=True))
 
 
 def _allocate(tensors: tuple[Any, ...], needed: list[bool]) -> list[Tensor | None]:
@@ -98,10 +90,10 @@ def _coefficient_shape(M: Tensor, groups: int) -> tuple[int, ...]:
     return M.shape if M.dim() == 2 else (M.shape[0], groups, M.shape[-1], M.shape[-2])
 
 
-def _finish(tensor: Tensor | None, gradient: Tensor | None, u: Tensor) -> Tensor:
+def _finish(tensor: Any, gradient: Tensor | None) -> Tensor | None:
     """From the kernel's layout to the input's shape and dtype."""
-    if tensor is None or gradient is None:
-        return u.new_empty(0)
+    if gradient is None:
+        return None
     if gradient.dim() == 4:  # of B or C: (batch, groups, length, d_state)
         gradient = gradient.transpose(2, 3)
         if gradient.shape[1] > 1 and (tensor.dim() == 3 or tensor.shape[1] == 1):
