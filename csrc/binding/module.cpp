@@ -41,15 +41,13 @@ PYBIND11_MODULE(_native, m) {
   m.def("use_isa", &use_isa_named, "Override the choice made at load (tests and benchmarks).");
   m.def("has_openmp", &has_openmp);
 
-  m.def(
-      "selective_scan_forward",
-      [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
-         Tensor initial_state, bool softplus, bool reverse, int threads, Tensor out, Tensor last_state,
-         Tensor checkpoints) {
-        const py::gil_scoped_release release;
-        selective_scan_forward({scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads),
-                                out, last_state, checkpoints});
-      });
+  m.def("selective_scan_forward", [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
+                                     Tensor delta_bias, Tensor initial_state, bool softplus, bool reverse, int threads,
+                                     Tensor out, Tensor last_state, Tensor checkpoints) {
+    const py::gil_scoped_release release;
+    selective_scan_forward({scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads),
+                            out, last_state, checkpoints});
+  });
   m.def("selective_scan_backward",
         [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
            Tensor initial_state, bool softplus, bool reverse, int threads, Tensor checkpoints, Tensor dout,

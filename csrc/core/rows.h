@@ -16,7 +16,9 @@ struct Plane {
   int64_t channel, time;  // strides in elements
   DType dtype;
 
-  Plane at(int64_t c, int64_t t) const { return {data + (c * channel + t * time) * item_size(dtype), channel, time, dtype}; }
+  Plane at(int64_t c, int64_t t) const {
+    return {data + (c * channel + t * time) * item_size(dtype), channel, time, dtype};
+  }
 };
 
 TM_INLINE Plane plane(const Tensor& x, int64_t batch, bool reverse) {
@@ -163,16 +165,14 @@ TM_INLINE void write_rows(const Plane& x, Rows<T> rows, int steps, int channels)
         Vec<T> r[n];
         for (int i = 0; i < n; ++i) r[i] = load<T>(rows[x.time == 1 ? t + i : t + n - 1 - i] + c);
         transpose<T>(r);
-        for (int i = 0; i < n; ++i)
-          store<T>(reinterpret_cast<T*>(x.at(c + i, x.time == 1 ? t : t + n - 1).data), r[i]);
+        for (int i = 0; i < n; ++i) store<T>(reinterpret_cast<T*>(x.at(c + i, x.time == 1 ? t : t + n - 1).data), r[i]);
       }
     }
   }
   if (x.channel == 1) {
     for (; t < steps; ++t) write<T>(rows[t], x.at(0, t).data, x.dtype, 1, channels);
   } else {
-    for (int c = 0; c < channels; ++c)
-      write<T>(rows[t] + c, x.at(c, t).data, x.dtype, x.time, steps - t, rows.stride);
+    for (int c = 0; c < channels; ++c) write<T>(rows[t] + c, x.at(c, t).data, x.dtype, x.time, steps - t, rows.stride);
   }
 }
 

@@ -18,8 +18,6 @@ struct Tensor {
   explicit operator bool() const { return rank >= 0; }
 };
 
-inline constexpr int64_t item_size(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2;
-}
+inline constexpr int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
 }  // namespace transmamba

@@ -6,8 +6,8 @@ namespace {
 // Sums over batch and time of one slice of the batch; slices are added up at the end, in order.
 template <class T>
 struct ChannelSums {
-  T *A, *B, *C;   // [tiles][padded_states][kTile]
-  T *D, *bias;    // [tiles][kTile]
+  T *A, *B, *C;  // [tiles][padded_states][kTile]
+  T *D, *bias;   // [tiles][kTile]
 
   static int64_t count(const Sizes<T>& s) {
     return s.tiles * ((1 + s.channel_B + s.channel_C) * s.tile_states() + 2 * kTile);
@@ -35,14 +35,13 @@ struct Backward {
   T *B_sums = nullptr, *C_sums = nullptr;
   T* channel_sums = nullptr;
 
-  int64_t coefficient_rows(const Tensor& x) const {
-    return x.rank == 2 ? 0 : x.shape[x.rank - 1] == 1 ? 1 : s.length;
-  }
+  int64_t coefficient_rows(const Tensor& x) const { return x.rank == 2 ? 0 : x.shape[x.rank - 1] == 1 ? 1 : s.length; }
 
   void run() {
     const int64_t sums = ChannelSums<T>::count(s) * split.slices;
-    Workspace memory(Workspace::bytes<T>(sums) +
-                     (split.parts > 1 ? Workspace::bytes<T>(split.parts * B_count) + Workspace::bytes<T>(split.parts * C_count) : 0));
+    Workspace memory(Workspace::bytes<T>(sums) + (split.parts > 1 ? Workspace::bytes<T>(split.parts * B_count) +
+                                                                        Workspace::bytes<T>(split.parts * C_count)
+                                                                  : 0));
     channel_sums = memory.take<T>(sums);
     memset(channel_sums, 0, sizeof(T) * sums);
     const auto own = [&](const Tensor& x, int64_t count) {
@@ -77,7 +76,8 @@ struct Backward {
       if (scan.dC && s.channel_C) unpack_states<T>(total.C + at, scan.dC, s, tile);
       if (scan.dD) memcpy(static_cast<T*>(scan.dD.data) + tile.channel, total.D + i * kTile, sizeof(T) * tile.channels);
       if (shared_bias)
-        memcpy(static_cast<T*>(scan.ddelta_bias.data) + tile.channel, total.bias + i * kTile, sizeof(T) * tile.channels);
+        memcpy(static_cast<T*>(scan.ddelta_bias.data) + tile.channel, total.bias + i * kTile,
+               sizeof(T) * tile.channels);
     }
   }
 
@@ -93,7 +93,8 @@ struct Backward {
     constexpr int W = kLanes<T>;
     const int slice = task / split.parts, part = task % split.parts;
     const int64_t first = bound(s.tiles, part, split.parts), end = bound(s.tiles, part + 1, split.parts);
-    const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(), row_states = kScanCheckpoint * s.padded_states;
+    const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(),
+                  row_states = kScanCheckpoint * s.padded_states;
     Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
                      2 * Workspace::bytes<T>(row_states) + 2 * Workspace::bytes<T>(row_states * W) +
                      2 * Workspace::bytes<T>((kScanCheckpoint + 1) * kChains<T> * W) + Workspace::bytes<T>(size) +
@@ -154,8 +155,7 @@ struct Backward {
 
       for (int64_t i = first; i < end; ++i) {
         const Tile tile = s.tile(i);
-        if (scan.dinitial_state)
-          unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, s, tile, b);
+        if (scan.dinitial_state) unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, s, tile, b);
         if (scan.ddelta_bias && !shared_bias)
           memcpy(static_cast<T*>(scan.ddelta_bias.data) + b * s.channels + tile.channel, sums.bias + i * kTile,
                  sizeof(T) * tile.channels);
@@ -194,8 +194,10 @@ struct Backward {
               const int64_t in_tile = n * kTile;
               backward_block<T, clamped.value, channel_B.value, channel_C.value, gated.value>(
                   steps, rows,
-                  channel_B.value ? Coefficients<T>{parameters.B + local + in_tile, 0} : Coefficients<T>{B.data + n, B.step},
-                  channel_C.value ? Coefficients<T>{parameters.C + local + in_tile, 0} : Coefficients<T>{C.data + n, C.step},
+                  channel_B.value ? Coefficients<T>{parameters.B + local + in_tile, 0}
+                                  : Coefficients<T>{B.data + n, B.step},
+                  channel_C.value ? Coefficients<T>{parameters.C + local + in_tile, 0}
+                                  : Coefficients<T>{C.data + n, C.step},
                   parameters.A + local + in_tile, checkpoint + in_tile, adjoint + in_tile, sums.A + global + in_tile,
                   channel_B.value ? sums.B + global + in_tile : dB + n * steps * W,
                   channel_C.value ? sums.C + global + in_tile : dC + n * steps * W);

@@ -12,7 +12,8 @@ struct Forward {
   void run_task(int task) const {
     const int slice = task / split.parts, part = task % split.parts;
     const int64_t first = bound(s.tiles, part, split.parts), end = bound(s.tiles, part + 1, split.parts);
-    const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(), row_states = kScanCheckpoint * s.padded_states;
+    const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(),
+                  row_states = kScanCheckpoint * s.padded_states;
     Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
                      2 * Workspace::bytes<T>(row_states) + 7 * Workspace::bytes<T>(rows));
     const Parameters<T> parameters(scan, s, first, end, memory);

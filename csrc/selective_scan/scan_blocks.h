@@ -55,10 +55,10 @@ static __attribute__((noinline)) void forward_block(int steps, const T* __restri
 // What a backward block reads and writes; all rows are [steps][kTile], all states [kStates][kTile].
 template <class T>
 struct BackwardTile {
-  const T *dt, *dtu, *g;  // g = d(out) silu(z)
-  T* y;                   // += <C, h>; only with NeedY
+  const T *dt, *dtu, *g;   // g = d(out) silu(z)
+  T* y;                    // += <C, h>; only with NeedY
   T *lambda_B, *lambda_A;  // += <lambda, B> and <lambda, A exp2(dt A) h_{t-1}> with A in log2 units
-  T *decay, *states;      // scratch, [steps][kChains] and [steps + 1][kChains] vectors
+  T *decay, *states;       // scratch, [steps][kChains] and [steps + 1][kChains] vectors
 };
 
 // Recomputes the states of the chunk from its checkpoint, then walks it backwards. dB and dC hold one vector of

@@ -71,7 +71,8 @@ template <class T>
 TM_INLINE void unpack_states(const T* from, const Tensor& x, const Sizes<T>& sizes, const Tile& tile,
                              int64_t batch = 0) {
   const int r = x.rank - 2;
-  char* data = static_cast<char*>(x.data) + ((r ? batch * x.stride[0] : 0) + tile.channel * x.stride[r]) * item_size(x.dtype);
+  char* data =
+      static_cast<char*>(x.data) + ((r ? batch * x.stride[0] : 0) + tile.channel * x.stride[r]) * item_size(x.dtype);
   for (int64_t n = 0; n < sizes.states; ++n)
     write<T>(from + n * kTile, data + n * x.stride[r + 1] * item_size(x.dtype), x.dtype, x.stride[r], tile.channels);
 }
@@ -81,8 +82,9 @@ TM_INLINE void pack_channels(const Tensor& x, const Tile& tile, T* to, int64_t b
   memset(to, 0, sizeof(T) * kTile);
   if (!x) return;
   const int r = x.rank - 1;
-  read<T>(static_cast<char*>(x.data) + ((r ? batch * x.stride[0] : 0) + tile.channel * x.stride[r]) * item_size(x.dtype),
-          x.dtype, x.stride[r], tile.channels, to);
+  read<T>(
+      static_cast<char*>(x.data) + ((r ? batch * x.stride[0] : 0) + tile.channel * x.stride[r]) * item_size(x.dtype),
+      x.dtype, x.stride[r], tile.channels, to);
 }
 
 // The parameters of one task's tiles.
