@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
@@ -94,11 +95,11 @@ def availability() -> dict[str, str | None]:
 
 def _cuda_problem() -> str | None:
     try:
-        from transmamba_kernels import _native_cuda
+        module = importlib.import_module("transmamba_kernels._native_cuda")
     except ImportError:
         return "not built: no CUDA compiler was found at install time (put nvcc on the PATH and install again)"
-    names, problem = _native_cuda.devices()
-    built = f"built with CUDA {_native_cuda.runtime_version()} for {_native_cuda.architectures}"
+    names, problem = module.devices()
+    built = f"built with CUDA {module.runtime_version()} for {module.architectures}"
     if problem:
         return f"{built}, but: {problem}"
     return f"{built}, found {', '.join(names)}; no op of this version has a CUDA kernel yet"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
-module: ModuleType | None
-problem: str | None
+module: ModuleType | None = None
+problem: str | None = None
 
 try:
-    from transmamba_kernels import _native as module
-
-    problem = None
+    module = importlib.import_module("transmamba_kernels._native")
 except ImportError as error:
-    module = None
     problem = (
         f"the compiled module does not load ({error}); build it with `pip install -e .` in a clone of the "
         "repository, or reinstall the package"

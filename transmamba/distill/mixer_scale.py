@@ -50,7 +50,8 @@ def mixer_scales(
             hook.remove()
 
     own: list[float] = []
-    size, device = student.config.image_size, next(student.parameters()).device  # type: ignore[union-attr]
+    size: int = student.config.image_size  # type: ignore[union-attr, assignment]
+    device = next(student.parameters()).device
     if tuple(images.shape[2:]) != (size, size):
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     mixers = [layer.mixer.out_proj for layer in student.layers]  # type: ignore[union-attr]

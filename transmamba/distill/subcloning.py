@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transmamba.distill.axis import Axis
 from transmamba.distill.calibration import resample_tokens
 from transmamba.distill.importance import IMPORTANCES, Importance, measure_importance
 from transmamba.distill.layer_map import layer_map
@@ -51,45 +52,6 @@ class SubcloneConfig:
             raise TypeError(f"early must be None or an int, got {self.early!r}")
         if self.early is not None and self.early < 0:
             raise ValueError(f"early must be at least 0, got {self.early}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Axis:
-    """Which teacher indices go to which student indices along one dimension."""
-
-    name: str
-    teacher: Tensor
-    student: Tensor
-    n_teacher: int
-    n_student: int
-
-    @classmethod
-    def choose(cls, name: str, scores: Tensor | None, n_teacher: int, n_student: int) -> _Axis:
-        n = min(n_teacher, n_student)
-        taken, filled = torch.arange(n), torch.arange(n)
-        if n_student < n_teacher and scores is not None:
-            # A stable sort makes equal scores keep the order of the channels, on every machine.
-            taken = scores.sort(descending=True, stable=True).indices[:n].sort().values
-        if n_student > n_teacher:
-            # In the middle, where calibration pads the teacher's features to the student's width.
-            filled = filled + (n_student - n_teacher) // 2
-        return cls(name, taken, filled, n_teacher, n_student)
-
-    @property
-    def scale(self) -> float:
-        """Keeps the size of a sum over this axis; inputs a wider student has in addition are its own."""
-        return math.sqrt(self.n_teacher / self.n_student) if self.n_student < self.n_teacher else 1.0
-
-    @property
-    def indices(self) -> list[int]:
-        return (self.teacher if self.n_student <= self.n_teacher else self.student).tolist()
-
-    def describe(self) -> str:
-        if self.n_student == self.n_teacher:
-            return ""
-        if self.n_student < self.n_teacher:
-            return f"{self.n_student} of {self.n_teacher} {self.name}"
-        return f"{self.n_teacher} {self.name} into {self.n_student}"
 
 
 @torch.no_grad()
@@ -173,9 +135,9 @@ class _Cloner:
             scores = measure_importance(teacher, config.importance, images, pretrained)
         channels = None if scores is None else scores.channels
         units = [None] * teacher.depth if scores is None else scores.hidden
-        self.residual = _Axis.choose("channels", channels, teacher.d_model, d_student)
+        self.residual = Axis.choose("channels", channels, teacher.d_model, d_student)
         self.hidden = {
-            i: _Axis.choose("units", units[self.layers[i]], teacher.d_hidden, d_hidden)
+            i: Axis.choose("units", units[self.layers[i]], teacher.d_hidden, d_hidden)
             for i in range(self.early if d_hidden else 0)
         }
 
@@ -200,7 +162,7 @@ class _Cloner:
         if layer is None:
             return self._copy(name, parameter, source, tensor, {0: self.residual})
         hidden = self.hidden.get(layer)
-        axes: dict[str, dict[int, _Axis | None]] = {
+        axes: dict[str, dict[int, Axis | None]] = {
             "fc1_weight": {0: hidden, 1: self.residual},
             "fc1_bias": {0: hidden},
             "fc2_weight": {0: self.residual, 1: hidden},
@@ -250,7 +212,7 @@ class _Cloner:
         parameter: nn.Parameter,
         part: str,
         tensor: str | None,
-        axes: dict[int, _Axis],
+        axes: dict[int, Axis],
         *,
         layer: int | None = None,
         value: Tensor | None = None,

@@ -212,7 +212,7 @@ def scan_path(
         return_last_state=states is not None,
         reverse=reverse,
     )
-    y, last_state = (result, result.new_empty(0)) if states is None else result
+    y, last_state = result if isinstance(result, tuple) else (result, result.new_empty(0))
     return y.transpose(1, 2), last_state
 
 

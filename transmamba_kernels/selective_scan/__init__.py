@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -76,7 +78,7 @@ class _SelectiveScan(torch.autograd.Function):
             if dlast_state is None:
                 return (None,) * (4 + len(tensors))
             dout = torch.zeros_like(tensors[0])
-        run = cpp.backward if direct else _backward
+        run: Callable[..., tuple[Tensor, ...]] = cpp.backward if direct else _backward
         needed = list(ctx.needs_input_grad[4:])
         gradients = run(*tensors, softplus, reverse, checkpoints, dout, dlast_state, needed)
         return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
