@@ -1,0 +1,49 @@
+"""What others offer for the same computation, behind the signatures of our ops."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Peer(NamedTuple):
+    """Another implementation.
+
+    Attributes:
+        name: In the tables.
+        module: Under ``benchmarks.peers``; has a function named like the op.
+        needs: The package it wraps, or None.
+        install: How to get that package.
+        trains_up_to: The longest sequence it is trained on here; its backward is quadratic in the length.
+    """
+
+    name: str
+    module: str
+    needs: str | None = None
+    install: str = ""
+    trains_up_to: int | None = None
+
+    def load(self, op: str) -> Callable[..., Tensor]:
+        """Return the function.
+
+        Raises:
+            ImportError: The package is missing; the message says how to install it.
+        """
+        if self.needs is not None and importlib.util.find_spec(self.needs) is None:
+            raise ImportError(f"{self.needs} is not installed: {self.install}")
+        return getattr(importlib.import_module(f"benchmarks.peers.{self.module}"), op)
+
+
+_TRANSFORMERS = {"needs": "transformers", "install": "pip install 'transformers>=5'"}
+
+SELECTIVE_SCAN = (
+    Peer("torch_loop", "torch_loop"),
+    Peer("mambapy", "mambapy_pscan", "mambapy", "pip install --no-deps mambapy"),
+    Peer("transformers", "transformers_slow", **_TRANSFORMERS, trains_up_to=256),
+    Peer("associative_scan", "torch_associative_scan"),
+)
+CAUSAL_CONV1D = (Peer("torch", "torch_conv1d"),)

@@ -1,0 +1,123 @@
+"""The selective scan with bias, softplus, skip and gate, beside its peers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import variants
+from benchmarks.interleave import interleave
+from benchmarks.overhead import overhead
+from benchmarks.peers import SELECTIVE_SCAN as PEERS
+from benchmarks.rows import Row
+from benchmarks.verify import step
+from transmamba_kernels import selective_scan
+
+OP = "selective_scan"
+VIM_SMALL, MAMBA_130M = (8, 384, 197, 16), (1, 1536, 1024, 16)
+# (batch, d_inner, length, d_state), memory layout
+CASES = [
+    (VIM_SMALL, "channel-last"),
+    (MAMBA_130M, "channel-last"),
+    ((1, 64, 16384, 16), "channel-last"),
+    ((2, 200, 333, 16), "channel-first"),
+]
+TARGETS = {(shape, "forward"): 32 for shape in (VIM_SMALL, MAMBA_130M)}
+TARGETS |= {(shape, "training"): 30 for shape in (VIM_SMALL, MAMBA_130M)}
+
+
+def call(u, delta, A, B, C, D, z, delta_bias, backend=None):
+    return selective_scan(u, delta, A, B, C, D, z, delta_bias, True, backend=backend)
+
+
+def reference(*inputs):
+    return call(*inputs, backend="reference")
+
+
+def make_inputs(shape, layout="channel-last") -> tuple[Tensor, ...]:
+    batch, d_inner, length, d_state = shape
+
+    def sequence(channels: int) -> Tensor:
+        if layout == "channel-first":
+            return torch.randn(batch, channels, length)
+        return torch.randn(batch, length, channels).transpose(1, 2)
+
+    u, delta, z = sequence(d_inner), sequence(d_inner), sequence(d_inner)
+    A = -torch.rand(d_inner, d_state) - 0.1
+    return u, delta, A, sequence(d_state), sequence(d_state), torch.randn(d_inner), z, torch.randn(d_inner)
+
+
+@pytest.mark.parametrize("figure", ["forward", "training"])
+@pytest.mark.parametrize(("shape", "layout"), CASES, ids=str)
+@pytest.mark.benchmark(timer=time.process_time)
+def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
+    inputs, training = make_inputs(shape, layout), figure == "training"
+    upstream = torch.randn(shape[:3]) if training else None
+    case = f"{shape} {layout}"
+    found = variants.our_backends(call, inputs, measurements)
+    ours = next(iter(found))
+    found |= variants.peers(OP, PEERS, shape[2], training, measurements)
+    found = variants.correct_ones(found, reference, inputs, upstream, f"{case} {figure}", measurements)
+    calls = {name: lambda variant=variant: step(variant, inputs, upstream) for name, variant in found.items()}
+    seconds = interleave(benchmark, calls, rounds)
+    for peer in list(found)[1:]:
+        target = TARGETS.get((shape, figure)) if peer == "torch_loop" else None
+        measurements.add(Row(OP, case, figure, ours, peer, seconds[peer] / seconds[ours], target=target))
+
+
+@pytest.mark.parametrize("figure", ["forward", "training"])
+@pytest.mark.parametrize("shape", [VIM_SMALL, MAMBA_130M], ids=str)
+@pytest.mark.benchmark(timer=time.perf_counter)
+def test_two_threads(shape, figure, benchmark, measurements, rounds):
+    if len(os.sched_getaffinity(0)) < 2:
+        measurements.leave_out("two threads", "this machine gives the process one processor")
+        pytest.skip("one processor")
+    inputs = make_inputs(shape)
+    upstream = torch.randn(shape[:3]) if figure == "training" else None
+    (ours, variant), *_ = variants.our_backends(call, inputs, measurements).items()
+
+    def on(threads: int):
+        torch.set_num_threads(threads)
+        step(variant, inputs, upstream)
+
+    seconds = interleave(benchmark, {"two": lambda: on(2), "one": lambda: on(1)}, rounds, time.perf_counter)
+    value = seconds["one"] / seconds["two"]
+    case = f"{shape} channel-last"
+    measurements.add(Row(OP, case, f"{figure}, wall time", f"{ours}, 2 threads", "1 thread", value, target=1.8))
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+def test_overhead(benchmark, measurements, rounds):
+    inputs = make_inputs((1, 16, 1, 16))
+    with torch.no_grad():
+        value = overhead(benchmark, lambda: call(*inputs), rounds)
+    figure, case = "call without gradients", "(1, 16, 1, 16) channel-last"
+    measurements.add(Row(OP, case, figure, "op", "its kernel alone", value, "us", target=15, at_most=True))
+
+
+@pytest.mark.benchmark(timer=time.perf_counter)
+def test_peak_memory(benchmark, measurements):
+    shape = (2, 1536, 4096, 16)
+    (ours, _), *_ = variants.our_backends(call, make_inputs((1, 4, 4, 4)), measurements).items()
+    mebibytes = {}
+
+    def measure():
+        for variant in (ours, "torch_loop"):
+            command = [sys.executable, "-m", "benchmarks.peak_memory", variant, json.dumps(shape)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{variant}: {done.stderr[-2000:]}"
+            mebibytes[variant] = float(done.stdout)
+
+    benchmark.pedantic(measure, rounds=1)
+    benchmark.extra_info["peak MiB"] = mebibytes
+    value = mebibytes["torch_loop"] / mebibytes[ours]
+    figure = f"training, peak memory ({mebibytes[ours]:.0f} MiB)"
+    peer = f"torch_loop ({mebibytes['torch_loop']:.0f} MiB)"
+    measurements.add(Row(OP, f"{shape} channel-last", figure, ours, peer, value, target=25))
