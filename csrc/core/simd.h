@@ -117,8 +117,7 @@ TM_INLINE void exp2(Vec<float> (&x)[K]) {
     for (int k = 0; k < K; ++k) p[k] = splat(0.0554962233f) * x[k] + splat(0.240257636f);
     for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.693147242f);
     for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(1.0f);
-    for (int k = 0; k < K; ++k)
-      x[k] = p[k] * (V)((I)__builtin_shuffle(table, (I)t[k]) + ((I)t[k] << (23 - kBits)));
+    for (int k = 0; k < K; ++k) x[k] = p[k] * (V)((I)__builtin_shuffle(table, (I)t[k]) + ((I)t[k] << (23 - kBits)));
   } else {
     for (int k = 0; k < K; ++k) p[k] = splat(0.001326472731307149f) * x[k] + splat(0.009671512991189957f);
     for (int k = 0; k < K; ++k) p[k] = p[k] * x[k] + splat(0.05550733581185341f);

@@ -118,8 +118,7 @@ struct Forward {
       Vec<T> z_t[V], sig[V];
       for (int v = 0; v < V; ++v) z_t[v] = sig[v] = load<T>(z[t] + v * W);
       sigmoid<T>(sig);
-      for (int v = 0; v < V; ++v)
-        store<T>(out[t] + v * W, load<T>(y + t * kTile + v * W) * (z_t[v] * sig[v]));
+      for (int v = 0; v < V; ++v) store<T>(out[t] + v * W, load<T>(y + t * kTile + v * W) * (z_t[v] * sig[v]));
     }
   }
 
