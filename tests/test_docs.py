@@ -1,0 +1,93 @@
+"""The documentation: its examples run, its links hold, and its measured tables are the measurements."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.rows import Measurements, Row
+from docs import measured
+from transmamba_kernels import __all__ as ops
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MACHINE = {
+    "cpu": "a processor",
+    "instruction_set": "some",
+    "torch": "2",
+    "rounds": 3,
+    "commit": "0123456789ab",
+    "uncommitted_changes": False,
+    "date": "2000-01-01",
+}
+FAST = Row("an_op", "(1, 2)", "forward", "cpp", "torch_loop", 40.125, target=32)
+SLOW = dataclasses.replace(FAST, value=10.0)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_run(page):
+    text = page.read_text()
+    # Every line before the example is left empty, so that a traceback gives the line of the page.
+    names = {"__name__": page.stem}
+    for found in EXAMPLE.finditer(text):
+        blank = "\n" * text.count("\n", 0, found.start(1))
+        exec(compile(blank + found.group(1), str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("op", ops)
+def test_every_op_has_an_example(op):
+    assert any(op in example for example in EXAMPLE.findall(measured.page_of(op).read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_inside_the_repository(page):
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_op_has_a_place_for_measurements():
+    assert measured.ops() == sorted(ops)
+
+
+def test_tables_are_the_measurements():
+    assert measured.main(check=True) == 0, "run `make docs`"
+
+
+def _page(op="an_op"):
+    return f"before\n{measured.OPENS.format(op=op)}stale\n{measured.CLOSES}\nafter\n"
+
+
+def test_tables_are_filled_in(tmp_path):
+    found = Measurements()
+    for row in (FAST, SLOW, dataclasses.replace(FAST, op="another_op")):
+        found.add(row)
+    found.save(tmp_path / "cpu.json", MACHINE)
+    page = measured.fill(_page(), "an_op", tmp_path)
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "stale" not in page
+    assert "commit `0123456789ab`: a processor, some, torch 2, 3 interleaved rounds" in page
+    assert page.count("torch_loop") == 2
+    assert "| (1, 2) | forward | cpp | torch_loop | 40.1 x | >= 32 x | met |" in page
+    assert "| 10 x | >= 32 x | missed |" in page
+    assert measured.fill(page, "an_op", tmp_path) == page
+
+
+def test_without_measurements_the_page_says_so(tmp_path):
+    assert "Nothing is measured yet" in measured.fill(_page(), "an_op", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "met"),
+        ({"value": 31.9}, "missed"),
+        ({"target": None}, ""),
+        ({"at_most": True}, "missed"),
+        ({"at_most": True, "value": 3.0}, "met"),
+    ],
+)
+def test_verdicts(change, verdict):
+    assert dataclasses.replace(FAST, **change).verdict == verdict
