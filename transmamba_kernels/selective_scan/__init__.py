@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, bool delta_softplus, bool reverse"
 )
+_Kernel = Callable[..., tuple[Any, ...]]  # what is not asked for comes back as None or empty
 
 
 def _cpp_refuses(names, tensors) -> str | None:
@@ -48,12 +50,13 @@ _backward = register(
 
 
 def _run(direct, softplus, reverse, with_state, *tensors):
-    return (cpp.forward if direct else _forward)(*tensors, softplus, reverse, with_state, True)
+    run: _Kernel = cpp.forward if direct else _forward
+    return run(*tensors, softplus, reverse, with_state, True)
 
 
-def _save(ctx, inputs, outputs):
+def _save(ctx, inputs, output):
     direct, softplus, reverse, _, *tensors = inputs
-    checkpoints = outputs[2]
+    checkpoints = output[2]
     ctx.mark_non_differentiable(checkpoints)
     ctx.save_for_backward(*tensors, checkpoints)
     ctx.options = direct, softplus, reverse
@@ -78,7 +81,7 @@ class _SelectiveScan(torch.autograd.Function):
             if dlast_state is None:
                 return (None,) * (4 + len(tensors))
             dout = torch.zeros_like(tensors[0])
-        run: Callable[..., tuple[Tensor, ...]] = cpp.backward if direct else _backward
+        run: _Kernel = cpp.backward if direct else _backward
         needed = list(ctx.needs_input_grad[4:])
         gradients = run(*tensors, softplus, reverse, checkpoints, dout, dlast_state, needed)
         return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
@@ -159,7 +162,7 @@ def selective_scan(
         function = _SelectiveScan if direct else _Transformable
         out, last_state, _ = function.apply(direct, delta_softplus, reverse, return_last_state, *tensors)
     else:
-        run = cpp.forward if direct else _forward
+        run: _Kernel = cpp.forward if direct else _forward
         out, last_state, _ = run(*tensors, delta_softplus, reverse, return_last_state, False)
     return (out, last_state) if return_last_state else out
 
