@@ -1,4 +1,4 @@
-"""Write the measured tables of the documentation: from benchmarks/results/*.json into the pages, between markers.
+"""Write the measured tables of README and docs/: from benchmarks/results/*.json into the pages, between markers.
 
 ``python -m docs.measured`` rewrites the pages, ``python -m docs.measured --check`` fails where one differs from the
 measurements. No figure in these pages is typed by hand.
@@ -6,14 +6,18 @@ measurements. No figure in these pages is typed by hand.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 from benchmarks.rows import Row, load
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-OPENS, CLOSES = "<!-- measured: {op} -->\n", "<!-- end of measured -->"
+ADAPTATION = "adapt_digits"  # a table of its own; every other section is named after an op, or for all of them:
+TARGETS = "targets"
+OPENS, CLOSES = "<!-- measured: {section} -->\n", "<!-- end of measured -->"
 NOTHING = "Nothing is measured yet; `make bench` measures this machine.\n"
 
 
@@ -24,19 +28,50 @@ def page_of(op: str) -> Path:
 
 def ops() -> list[str]:
     """Ops that have a page with a place for measurements."""
-    return sorted(p.stem for p in (ROOT / "docs").glob("*.md") if OPENS.format(op=p.stem) in p.read_text())
+    return sorted(p.stem for p in (ROOT / "docs").glob("*.md") if OPENS.format(section=p.stem) in p.read_text())
 
 
-def fill(page: str, op: str, results: Path = RESULTS) -> str:
-    """Return ``page`` with the tables of ``op`` between its markers."""
-    before, rest = page.split(OPENS.format(op=op))
-    _, after = rest.split(CLOSES)
-    tables = [table for path in sorted(results.glob("*.json")) if (table := _table(op, *load(path)))]
-    return before + OPENS.format(op=op) + ("\n".join(tables) or NOTHING) + CLOSES + after
+def fill(page: str, section: str, results: Path = RESULTS) -> str:
+    """Return ``page`` with the tables of ``section`` between its markers."""
+    before, rest = page.split(OPENS.format(section=section))
+    _, after = rest.split(CLOSES, 1)
+    return before + OPENS.format(section=section) + (_text(section, results) or NOTHING) + CLOSES + after
 
 
-def _table(op: str, machine: dict[str, str], rows: list[Row]) -> str:
-    rows = [row for row in rows if row.op == op]
+def _text(section: str, results: Path) -> str:
+    adaptation = results / f"{ADAPTATION}.json"
+    if section == ADAPTATION:
+        return _adaptation(json.loads(adaptation.read_text())) if adaptation.exists() else ""
+    speeds = sorted(set(results.glob("*.json")) - {adaptation})
+    return "\n".join(table for path in speeds if (table := _table(section, *load(path))))
+
+
+def _adaptation(content: dict) -> str:
+    config, seeds, mean = content["config"], content["seeds"], content["mean"]
+    lines = [
+        f"Means over {len(seeds)} seeds (`python -m benchmarks.adapt_digits`), {config['epochs']} epochs each, accuracy "
+        "of the last epoch on the test images:",
+        "",
+        "| | images | steps | accuracy |",
+        "|---|---|---|---|",
+        f"| teacher, a ViT | {mean['scratch_images']:.0f} | | {mean['teacher']:.2%} |",
+    ]
+    for name in ("scratch", "adapted"):
+        what = "Mamba from scratch" if name == "scratch" else "the same Mamba, adapted"
+        lines.append(f"| {what} | {mean[f'{name}_images']:.0f} | {mean[f'{name}_steps']:.0f} | {mean[name]:.2%} |")
+    reached = mean["adapted_epochs_to_scratch"]
+    lines += [
+        "",
+        f"The adapted student reaches the final accuracy of the one from scratch after {reached:.1f} epochs."
+        if reached is not None
+        else "Not in every seed did the adapted student reach the final accuracy of the one from scratch.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(section: str, machine: dict[str, str], rows: list[Row]) -> str:
+    overview = section == TARGETS
+    rows = [row for row in rows if (row.target is not None if overview else row.op == section)]
     if not rows:
         return ""
     changed = " with uncommitted changes" if machine["uncommitted_changes"] else ""
@@ -44,26 +79,24 @@ def _table(op: str, machine: dict[str, str], rows: list[Row]) -> str:
         f"Measured {machine['date']} at commit `{machine['commit']}`{changed}: {machine['cpu']}, "
         f"{machine['instruction_set']}, torch {machine['torch']}, {machine['rounds']} interleaved rounds.",
         "",
-        "| case | figure | ours | beside | value | target | |",
-        "|---|---|---|---|---|---|---|",
+        f"|{' op |' * overview} case | figure | ours | beside | value | target | |",
+        f"|{'---|' * overview}---|---|---|---|---|---|---|",
     ]
-    lines += ["| " + " | ".join(row.cells()) + " |" for row in rows]
+    lines += ["| " + " | ".join([row.op] * overview + list(row.cells())) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
-    for op in ops():
-        page = page_of(op)
-        old = page.read_text()
-        new = fill(old, op)
+    for page, sections in {README: [ADAPTATION, TARGETS], **{page_of(op): [op] for op in ops()}}.items():
+        old = new = page.read_text()
+        for section in sections:
+            new = fill(new, section)
         if new == old:
             continue
         stale += 1
-        print(
-            f"{page.relative_to(ROOT)}: " + ("differs from the measurements; run `make docs`" if check else "written")
-        )
+        print(f"{page.relative_to(ROOT)}: {'differs from the measurements; run `make docs`' if check else 'written'}")
         if not check:
             page.write_text(new)
     return stale

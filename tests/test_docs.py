@@ -1,6 +1,7 @@
 """The documentation: its examples run, its links hold, and its measured tables are the measurements."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from docs import measured
 from transmamba_kernels import __all__ as ops
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MACHINE = {
     "cpu": "a processor",
@@ -56,7 +57,7 @@ def test_tables_are_the_measurements():
 
 
 def _page(op="an_op"):
-    return f"before\n{measured.OPENS.format(op=op)}stale\n{measured.CLOSES}\nafter\n"
+    return f"before\n{measured.OPENS.format(section=op)}stale\n{measured.CLOSES}\nafter\n"
 
 
 def test_tables_are_filled_in(tmp_path):
@@ -73,6 +74,30 @@ def test_tables_are_filled_in(tmp_path):
     assert "| (1, 2) | forward | cpp | torch_loop | 40.1 x | >= 32 x | met |" in page
     assert "| 10 x | >= 32 x | missed |" in page
     assert measured.fill(page, "an_op", tmp_path) == page
+
+
+def test_the_overview_has_what_has_a_target(tmp_path):
+    found = Measurements()
+    for row in (FAST, dataclasses.replace(FAST, peer="no_target", target=None), dataclasses.replace(FAST, op="other")):
+        found.add(row)
+    found.save(tmp_path / "cpu.json", MACHINE)
+    page = measured.fill(_page(measured.TARGETS), measured.TARGETS, tmp_path)
+    assert "| an_op | (1, 2) | forward | cpp | torch_loop | 40.1 x | >= 32 x | met |" in page
+    assert "| other | (1, 2) |" in page
+    assert "no_target" not in page
+
+
+def test_the_adaptation_is_a_table_of_its_own(tmp_path):
+    mean = {"teacher": 0.97, "scratch": 0.9123, "adapted": 0.95, "scratch_images": 1000, "adapted_images": 750}
+    mean |= {"scratch_steps": 160, "adapted_steps": 120, "adapted_epochs_to_scratch": 3.5}
+    for reached, text in ((3.5, "after 3.5 epochs"), (None, "Not in every seed")):
+        content = {"config": {"epochs": 10}, "seeds": [{}, {}], "mean": {**mean, "adapted_epochs_to_scratch": reached}}
+        (tmp_path / "adapt_digits.json").write_text(json.dumps(content))
+        page = measured.fill(_page(measured.ADAPTATION), measured.ADAPTATION, tmp_path)
+        assert "Means over 2 seeds" in page
+        assert "| Mamba from scratch | 1000 | 160 | 91.23% |" in page
+        assert text in page
+    assert "Nothing is measured yet" in measured.fill(_page(), "an_op", tmp_path)
 
 
 def test_without_measurements_the_page_says_so(tmp_path):
