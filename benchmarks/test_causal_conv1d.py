@@ -42,7 +42,7 @@ def make_inputs(shape, layout="channel-last") -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
 @pytest.mark.parametrize(("shape", "layout"), CASES, ids=str)
-@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
 def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
     inputs, training = make_inputs(shape, layout), figure == "training"
     upstream = torch.randn_like(inputs[0]) if training else None
@@ -74,7 +74,7 @@ def _copies(x: Tensor):
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
-@pytest.mark.benchmark(timer=time.perf_counter)
+@pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_two_threads(figure, benchmark, measurements, rounds):
     if len(os.sched_getaffinity(0)) < 2:
         measurements.leave_out("two threads", "this machine gives the process one processor")
@@ -92,7 +92,7 @@ def test_two_threads(figure, benchmark, measurements, rounds):
     measurements.add(Row(OP, f"{LARGE} channel-last", f"{figure}, wall time", f"{ours}, 2 threads", "1 thread", value))
 
 
-@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
 def test_overhead(benchmark, measurements, rounds):
     inputs = make_inputs((1, 16, 1, 4))
     found = variants.our_backends(call, inputs, measurements)

@@ -56,7 +56,7 @@ def make_inputs(shape, layout="channel-last") -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
 @pytest.mark.parametrize(("shape", "layout"), CASES, ids=str)
-@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
 def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
     inputs, training = make_inputs(shape, layout), figure == "training"
     upstream = torch.randn(shape[:3]) if training else None
@@ -74,7 +74,7 @@ def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
 @pytest.mark.parametrize("shape", [VIM_SMALL, MAMBA_130M], ids=str)
-@pytest.mark.benchmark(timer=time.perf_counter)
+@pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_two_threads(shape, figure, benchmark, measurements, rounds):
     if len(os.sched_getaffinity(0)) < 2:
         measurements.leave_out("two threads", "this machine gives the process one processor")
@@ -93,7 +93,7 @@ def test_two_threads(shape, figure, benchmark, measurements, rounds):
     measurements.add(Row(OP, case, f"{figure}, wall time", f"{ours}, 2 threads", "1 thread", value, target=1.8))
 
 
-@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
 def test_overhead(benchmark, measurements, rounds):
     inputs = make_inputs((1, 16, 1, 16))
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_overhead(benchmark, measurements, rounds):
     measurements.add(Row(OP, case, figure, "op", "its kernel alone", value, "us", target=15, at_most=True))
 
 
-@pytest.mark.benchmark(timer=time.perf_counter)
+@pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_peak_memory(benchmark, measurements):
     shape = (2, 1536, 4096, 16)
     (ours, _), *_ = variants.our_backends(call, make_inputs((1, 4, 4, 4)), measurements).items()
