@@ -41,7 +41,7 @@ def make_inputs(shape, layout="channel-last") -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
-@pytest.mark.parametrize(("shape", "layout"), CASES, ids=str)
+@pytest.mark.parametrize(("shape", "layout"), CASES, ids=variants.as_id)
 @pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
 def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
     inputs, training = make_inputs(shape, layout), figure == "training"

@@ -55,7 +55,7 @@ def make_inputs(shape, layout="channel-last") -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
-@pytest.mark.parametrize(("shape", "layout"), CASES, ids=str)
+@pytest.mark.parametrize(("shape", "layout"), CASES, ids=variants.as_id)
 @pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
 def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
     inputs, training = make_inputs(shape, layout), figure == "training"
@@ -73,7 +73,7 @@ def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
-@pytest.mark.parametrize("shape", [VIM_SMALL, MAMBA_130M], ids=str)
+@pytest.mark.parametrize("shape", [VIM_SMALL, MAMBA_130M], ids=variants.as_id)
 @pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_two_threads(shape, figure, benchmark, measurements, rounds):
     if len(os.sched_getaffinity(0)) < 2:

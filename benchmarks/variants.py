@@ -76,6 +76,11 @@ def correct_ones(
     return passed
 
 
+def as_id(value: object) -> str:
+    """A parameter's name that pytest's ``-k`` can match: ``8x384x197x16`` for a shape."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _bind(call: Variant, backend: str) -> Variant:
     def bound(*inputs: Tensor) -> Tensor:
         return call(*inputs, backend=backend)
