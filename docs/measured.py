@@ -49,8 +49,8 @@ def _text(section: str, results: Path) -> str:
 def _adaptation(content: dict) -> str:
     config, seeds, mean = content["config"], content["seeds"], content["mean"]
     lines = [
-        f"Means over {len(seeds)} seeds (`python -m benchmarks.adapt_digits`), {config['epochs']} epochs each, accuracy "
-        "of the last epoch on the test images:",
+        f"Means over {len(seeds)} seeds (`python -m benchmarks.adapt_digits`), {config['epochs']} epochs each; "
+        "accuracy of the last epoch on the test images:",
         "",
         "| | images | steps | accuracy |",
         "|---|---|---|---|",
