@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "binding/tensor_caster.h"
+#include "causal_conv1d/causal_conv1d.h"
 #include "core/parallel.h"
 #include "selective_scan/selective_scan.h"
 
@@ -57,5 +58,18 @@ PYBIND11_MODULE(_native, m) {
           selective_scan_backward(
               {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads), checkpoints,
                dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state});
+        });
+
+  m.def("causal_conv1d_forward", [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, bool silu, bool reverse,
+                                    int threads, Tensor out, Tensor final_state) {
+    const py::gil_scoped_release release;
+    causal_conv1d_forward({{x, weight, bias, initial_state, silu, reverse, threads}, out, final_state});
+  });
+  m.def("causal_conv1d_backward",
+        [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, bool silu, bool reverse, int threads, Tensor dout,
+           Tensor dfinal_state, Tensor dx, Tensor dweight, Tensor dbias, Tensor dinitial_state) {
+          const py::gil_scoped_release release;
+          causal_conv1d_backward({{x, weight, bias, initial_state, silu, reverse, threads}, dout, dfinal_state, dx,
+                                  dweight, dbias, dinitial_state});
         });
 }

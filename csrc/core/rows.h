@@ -92,6 +92,45 @@ TM_INLINE void write(const T* from, void* data, DType dtype, int64_t stride, int
   });
 }
 
+// The same along time, where neighbours often are side by side.
+template <class T>
+TM_INLINE void read_line(const Plane& x, int64_t count, T* to) {
+  if (x.time == 1) return read<T>(x.data, x.dtype, 1, count, to);
+  if (x.time == -1) return read<T>(x.data, x.dtype, -1, count, to);
+  read<T>(x.data, x.dtype, x.time, count, to);
+}
+template <class T>
+TM_INLINE void write_line(const T* from, const Plane& x, int64_t count) {
+  if (x.time == 1) return write<T>(from, x.data, x.dtype, 1, count);
+  if (x.time == -1) return write<T>(from, x.data, x.dtype, -1, count);
+  write<T>(from, x.data, x.dtype, x.time, count);
+}
+
+// A vector of numbers side by side, converted in registers.
+template <class T>
+TM_INLINE Vec<T> load_as(const T* p) {
+  return load<T>(p);
+}
+template <class T>
+TM_INLINE void store_as(T* p, Vec<T> x) {
+  store<T>(p, x);
+}
+using Bf16Vector = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
+using Bf16Unaligned = uint16_t __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
+using FloatBits = uint32_t __attribute__((vector_size(kVectorBytes)));
+template <class T>
+TM_INLINE Vec<float> load_as(const Bf16* p) {
+  const Bf16Vector x = *reinterpret_cast<const Bf16Unaligned*>(p);
+  return (Vec<float>)(__builtin_convertvector(x, FloatBits) << 16);
+}
+template <class T>
+TM_INLINE void store_as(Bf16* p, Vec<float> x) {  // rounds as Convert does
+  const FloatBits bits = (FloatBits)x;
+  const FloatBits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const FloatBits kept = x == x ? rounded : (bits >> 16) | 0x40u;
+  *reinterpret_cast<Bf16Unaligned*>(p) = __builtin_convertvector(kept, Bf16Vector);
+}
+
 template <class T>
 constexpr DType kDType = sizeof(T) == 4 ? DType::f32 : DType::f64;
 

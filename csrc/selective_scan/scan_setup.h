@@ -1,6 +1,7 @@
 // What both passes of the selective scan share: sizes, the split into tasks, and parameters packed for the blocks.
 #pragma once
 #include "core/parallel.h"
+#include "core/split.h"
 #include "core/workspace.h"
 #include "selective_scan/scan_blocks.h"
 #include "selective_scan/selective_scan.h"
@@ -37,20 +38,6 @@ struct Sizes {
   }
   int64_t tile_states() const { return padded_states * kTile; }
 };
-
-// Tasks are slices of the batch times parts of the channels; both passes sum per-channel gradients slice by slice.
-struct Split {
-  int slices, parts;
-
-  Split(int64_t batch, int64_t tiles, int threads) {
-    const int64_t most = 4 * int64_t(threads);
-    slices = int(threads == 1 ? 1 : batch < most ? batch : most);
-    parts = 1;
-    if (slices < most && slices % threads != 0) parts = int(tiles < threads ? tiles : threads);
-  }
-  int tasks() const { return slices * parts; }
-};
-TM_INLINE int64_t bound(int64_t total, int index, int count) { return total * index / count; }
 
 // (E, N) or one batch entry of (b, E, N), packed as [padded_states][kTile] for one tile, zeros in the padding.
 template <class T>
