@@ -2,24 +2,10 @@
 
 import torch
 
+from tests.transmamba_kernels.sequences import sequence
 from transmamba_kernels import selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-
-
-def sequence(batch, channels, length, layout="channel_last", dtype=torch.float32):
-    """``(batch, channels, length)`` of random numbers over the named memory layout."""
-    if layout == "channel_last":
-        return torch.randn(batch, length, channels, dtype=dtype).transpose(1, 2)
-    if layout == "channel_first":
-        return torch.randn(batch, channels, length, dtype=dtype)
-    if layout == "chunk":  # half of a wider projection, as in_proj gives it
-        return torch.randn(batch, length, 2 * channels, dtype=dtype).transpose(1, 2).chunk(2, dim=1)[1]
-    if layout == "strided":  # every stride above 1
-        return torch.randn(batch, 2 * channels, 3 * length, dtype=dtype)[:, ::2, ::3]
-    if layout == "batch_last":
-        return torch.randn(length, channels, batch, dtype=dtype).permute(2, 1, 0)
-    raise ValueError(layout)
 
 
 def coefficients(kind, batch, d_inner, d_state, length, groups=1, layout="channel_last", dtype=torch.float32):
