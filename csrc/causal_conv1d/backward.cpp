@@ -70,7 +70,7 @@ struct Backward {
     for (int64_t b = bound(c.batch, slice, split.slices); b < bound(c.batch, slice + 1, split.slices); ++b) {
       memset(scratch.carry, 0, sizeof(T) * carry);
       for (int64_t stop = top; stop > bottom;) {
-        int64_t start = stop - (line ? kLine : kSteps);
+        int64_t start = stop - block_steps(layout);
         for (int64_t edge : {bottom, int64_t(0), early, late, to})
           if (edge < stop && edge > start) start = edge;
         const bool edges = start < early || stop > late;
@@ -171,8 +171,8 @@ struct Backward {
       if (!only_g && (conv.dweight || conv.dbias)) add_up<W>(block, grid, x, scratch);
       carry_in(block, line ? 1 : grid.row, scratch);
       if (!only_g && dx)
-        convolve<T, W, After::nothing>(grid.rows, grid.channels, gradient_of(x, grid, g), filter.flipped(scratch.zeros), dx,
-                                       0, dx, dx_row);
+        convolve<T, W, After::nothing>(grid.rows, grid.channels, gradient_of(x, grid, g),
+                                       filter.flipped(scratch.zeros), dx, 0, dx, dx_row);
       carry_out(block, line ? 1 : grid.row, scratch);
     });
   }

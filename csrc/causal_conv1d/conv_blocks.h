@@ -10,9 +10,11 @@ namespace transmamba::TRANSMAMBA_ISA {
 namespace {
 
 // What the filter reads: tap k of row r, from the time step W - 1 before the row's own on.
-template <class S>
+// Streamed: from far memory, so that the rows to come are asked for early.
+template <class S, bool Streamed = false>
 struct Strip {
   using Stored = S;
+  static constexpr bool streamed = Streamed;
   const S* data;
   int64_t row;
 
@@ -22,6 +24,7 @@ struct Strip {
 template <class T>
 struct Line {
   using Stored = T;
+  static constexpr bool streamed = false;
   const T* data;
 
   const T* at(int r, int k) const { return data + r * kLanes<T> + k; }
@@ -51,7 +54,7 @@ TM_INLINE void convolve_rows(int channels, Window x, Filter<T> filter, const Gra
     Vec<T> y[R];
     const Vec<T> bias = load<T>(filter.bias + c);
     for (int r = 0; r < R; ++r) y[r] = bias;
-    if constexpr (after != After::silu_slope)
+    if constexpr (Window::streamed)
       for (int r = 0; r < R; ++r) __builtin_prefetch(x.at(R + r, width - 1) + c);
     for (int k = 0; k < width; ++k) {
       const Vec<T> w = load<T>(filter.weight + k * filter.tap + c);

@@ -13,10 +13,11 @@
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
 
-constexpr int kSteps = 16;     // time steps of a block of channels
-constexpr int kStrip = 1024;   // channels of a block used where it lies in memory
-constexpr int kLine = 2048;    // time steps of a block of one channel, a whole number of vectors
-constexpr int kSegment = 512;  // fewest time steps worth a task of their own
+constexpr int kSteps = 8;       // time steps of a block of channels used where it lies in memory,
+constexpr int kStrip = 2048;    // and its channels
+constexpr int kTileSteps = 64;  // time steps of a tile of channels in buffers
+constexpr int kLine = 2048;     // time steps of a block of one channel, a whole number of vectors
+constexpr int kSegment = 512;   // fewest time steps worth a task of their own
 
 // How the tensors lie in memory: neighbouring channels side by side, neighbouring times, or neither (or not alike).
 enum class Layout { strips, lines, other };
@@ -30,6 +31,10 @@ inline Layout common_layout(std::initializer_list<Tensor> tensors) {
     lines = lines && (x.stride[2] == 1 || x.stride[2] == 0);
   }
   return strips ? Layout::strips : lines ? Layout::lines : Layout::other;
+}
+
+inline int block_steps(Layout layout) {
+  return layout == Layout::strips ? kSteps : layout == Layout::lines ? kLine : kTileSteps;
 }
 
 struct Block {
@@ -83,7 +88,7 @@ struct Convolution {
 
   // Numbers a staged block takes, the past included; whole vectors of a line.
   int64_t staged() const {
-    const int64_t rows = int64_t(past + kSteps) * kTile, line = past + kLine + kLanes<T>;
+    const int64_t rows = int64_t(past + kTileSteps) * kTile, line = past + kLine + kLanes<T>;
     return rows > line ? rows : line;
   }
   static Grid grid(const Block& block, bool line) {

@@ -31,7 +31,7 @@ struct Forward {
     for (int64_t b = bound(c.batch, slice, split.slices); b < bound(c.batch, slice + 1, split.slices); ++b) {
       for (int64_t t = from; t < to;) {
         const bool early = t < c.past && layout == Layout::strips;  // sees the initial state
-        int64_t stop = t + (layout == Layout::lines ? kLine : kSteps);
+        int64_t stop = t + block_steps(layout);
         if (early && stop > c.past) stop = c.past;
         if (stop > to) stop = to;
         c.each_block(layout, b, first, end, t, int(stop - t), early, [&](const Block& block, bool staged) {
@@ -61,7 +61,7 @@ struct Forward {
       using S = decltype(stored);
       const Plane x = c.at(conv.x, block), out = c.at(conv.out, block);
       convolve_block({block.steps, block.channels, 0},
-                     Strip<S>{reinterpret_cast<const S*>(x.at(0, -c.past).data), x.time}, c.filter(block.channel),
+                     Strip<S, true>{reinterpret_cast<const S*>(x.at(0, -c.past).data), x.time}, c.filter(block.channel),
                      reinterpret_cast<S*>(out.data), out.time);
     });
   }
@@ -73,7 +73,7 @@ struct Forward {
     if (line)
       convolve_block(grid, Line<T>{seen}, c.line_filter(block.channel, spread), out, grid.row);
     else
-      convolve_block(grid, Strip<T>{seen, grid.row}, c.filter(block.channel), out, grid.row);
+      convolve_block(grid, Strip<T, true>{seen, grid.row}, c.filter(block.channel), out, grid.row);
     c.unstage(out, conv.out, block, line);
   }
 

@@ -121,7 +121,11 @@ using FloatBits = uint32_t __attribute__((vector_size(kVectorBytes)));
 template <class T>
 TM_INLINE Vec<float> load_as(const Bf16* p) {
   const Bf16Vector x = *reinterpret_cast<const Bf16Unaligned*>(p);
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(TRANSMAMBA_VECTOR_BYTES)  // gcc widens half by half
+  return (Vec<float>)((FloatBits)__builtin_ia32_pmovzxwd256((short __attribute__((vector_size(16))))x) << 16);
+#else
   return (Vec<float>)(__builtin_convertvector(x, FloatBits) << 16);
+#endif
 }
 template <class T>
 TM_INLINE void store_as(Bf16* p, Vec<float> x) {  // rounds as Convert does
