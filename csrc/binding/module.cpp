@@ -69,7 +69,12 @@ PYBIND11_MODULE(_native, m) {
         [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, bool silu, bool reverse, int threads,
            Tensor dout, Tensor dfinal_state, Tensor dx, Tensor dweight, Tensor dbias, Tensor dinitial_state) {
           const py::gil_scoped_release release;
-          causal_conv1d_backward({{x, weight, bias, initial_state, silu, reverse, threads}, dout, dfinal_state, dx,
-                                  dweight, dbias, dinitial_state});
+          causal_conv1d_backward({{x, weight, bias, initial_state, silu, reverse, threads},
+                                  dout,
+                                  dfinal_state,
+                                  dx,
+                                  dweight,
+                                  dbias,
+                                  dinitial_state});
         });
 }

@@ -171,8 +171,8 @@ struct Backward {
       if (!only_g && (conv.dweight || conv.dbias)) add_up<W>(block, grid, x, scratch);
       carry_in(block, line ? 1 : grid.row, scratch);
       if (!only_g && dx)
-        convolve<T, W, After::nothing>(grid.rows, grid.channels, gradient_of(x, grid, g),
-                                       filter.flipped(scratch.zeros), dx, 0, dx, dx_row);
+        convolve<T, W, After::nothing>(grid.rows, grid.channels, gradient_of(x, grid, g), filter.flipped(scratch.zeros),
+                                       dx, 0, dx, dx_row);
       carry_out(block, line ? 1 : grid.row, scratch);
     });
   }

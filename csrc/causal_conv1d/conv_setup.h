@@ -138,7 +138,7 @@ struct Convolution {
   // Calls f(block, staged) for every block of channels [first, end) over the same steps; `staged` asks for buffers.
   template <class F>
   void each_block(Layout layout, int64_t b, int64_t first, int64_t end, int64_t time, int steps, bool staged,
-                            F f) const {
+                  F f) const {
     for (int64_t c = first; c < end;) {
       const int64_t rest = end - c, whole = (rest < kStrip ? rest : kStrip) / kTile * kTile;
       const bool in_place = layout == Layout::strips && !staged && whole > 0;
