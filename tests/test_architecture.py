@@ -17,7 +17,7 @@ LONGEST = 320  # lines: "about 300"
 ALLOWED = {
     "transmamba_kernels": {"transmamba_kernels"},
     "transmamba.layers": {"transmamba.layers", "transmamba_kernels"},
-    "transmamba.models": {"transmamba.models", "transmamba.layers", "transmamba_kernels"},
+    "transmamba.models": {"transmamba.models", "transmamba.layers", "transmamba.files", "transmamba_kernels"},
     "transmamba.teachers": {"transmamba.teachers"},
     "transmamba.distill": {
         "transmamba.distill",

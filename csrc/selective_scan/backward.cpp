@@ -186,7 +186,7 @@ struct Backward {
     const bool clamp = !(largest_dt * parameters.largest_A[i - parameters.first] < T(126));
     const BackwardTile<T> rows{scratch.dt,       scratch.dtu,      scratch.g,     scratch.y,
                                scratch.lambda_B, scratch.lambda_A, scratch.decay, scratch.states};
-    choose(clamp, [&](auto clamped) {
+    choose_clamp<T>(clamp, [&](auto clamped) {
       choose(s.channel_B, [&](auto channel_B) {
         choose(s.channel_C, [&](auto channel_C) {
           choose(bool(scan.z), [&](auto gated) {

@@ -58,7 +58,7 @@ struct Forward {
           const T largest_dt = prepare(steps, u, delta, bias, D, dt, dtu, y);
           const bool clamp = !(largest_dt * parameters.largest_A[i - first] < T(126));
 
-          choose(clamp, [&](auto clamped) {
+          choose_clamp<T>(clamp, [&](auto clamped) {
             choose(s.channel_B, [&](auto channel_B) {
               choose(s.channel_C, [&](auto channel_C) {
                 for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -192,9 +192,10 @@ def scan_path(
     """
     conv_state, ssm_state = (None, None) if states is None else states
     dt_rank, d_state = dt_proj.in_features, A_log.shape[1]
-    x = causal_conv1d(
+    convolved = causal_conv1d(
         x, conv1d.weight.squeeze(1), conv1d.bias, activation="silu", initial_state=conv_state, reverse=reverse
     )
+    x = cast(Tensor, convolved)  # without the final state
     dt, B, C = x_proj(x.transpose(1, 2)).split([dt_rank, d_state, d_state], dim=-1)
     # The bias of dt_proj goes into the scan, which adds it before the softplus.
     delta = F.linear(dt, dt_proj.weight).transpose(1, 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -12,6 +15,7 @@ from transmamba_kernels.checks import are_float_tensors, has_shape, is_bool
 from transmamba_kernels.library import is_plain_eager, register
 
 _NAMES = ("x", "weight", "bias", "initial_state")
+_Kernel = Callable[..., tuple[Any, ...]]  # what is not asked for comes back as None or empty
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, bool silu, bool reverse"
 
 
@@ -37,10 +41,11 @@ _backward = register(
 
 
 def _run(direct, silu, reverse, with_state, *tensors):
-    return (cpp.forward if direct else _forward)(*tensors, silu, reverse, with_state)
+    run: _Kernel = cpp.forward if direct else _forward
+    return run(*tensors, silu, reverse, with_state)
 
 
-def _save(ctx, inputs, outputs):
+def _save(ctx, inputs, output):
     direct, silu, reverse, _, *tensors = inputs
     ctx.save_for_backward(*tensors)
     ctx.options = direct, silu, reverse
@@ -65,7 +70,7 @@ class _CausalConv1d(torch.autograd.Function):
             if dfinal_state is None:
                 return (None,) * (4 + len(tensors))
             dout = torch.zeros_like(tensors[0])
-        run = cpp.backward if direct else _backward
+        run: _Kernel = cpp.backward if direct else _backward
         needed = list(ctx.needs_input_grad[4:])
         gradients = run(*tensors, silu, reverse, dout, dfinal_state, needed)
         return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
