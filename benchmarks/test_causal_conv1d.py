@@ -11,13 +11,14 @@ from torch import Tensor
 
 from benchmarks import variants
 from benchmarks.interleave import interleave
-from benchmarks.overhead import overhead
+from benchmarks.overhead import overhead, record
 from benchmarks.peers import CAUSAL_CONV1D as PEERS
 from benchmarks.rows import Row
 from benchmarks.verify import step
 from transmamba_kernels import causal_conv1d
 
 OP = "causal_conv1d"
+KERNEL = "cpp, kernel alone"
 LARGE, VIM_TINY = (8, 1536, 1024, 4), (8, 384, 197, 4)
 # (batch, d_inner, length, width), memory layout
 CASES = [(LARGE, "channel-last"), (LARGE, "channel-first"), (VIM_TINY, "channel-last")]
@@ -52,25 +53,27 @@ def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
     found |= variants.peers(OP, PEERS, shape[2], training, measurements)
     found = variants.correct_ones(found, reference, inputs, upstream, f"{case} {figure}", measurements)
     calls = {name: lambda variant=variant: step(variant, inputs, upstream) for name, variant in found.items()}
-    copies = {} if training else _copies(inputs[0])
-    seconds = interleave(benchmark, calls | copies, rounds)
+    bounds = {} if training or ours == "reference" else _bounds(inputs)
+    seconds = interleave(benchmark, calls | bounds, rounds)
     for peer in list(found)[1:]:
         target = 4 if training and shape == LARGE and peer == "torch" else None
         measurements.add(Row(OP, case, figure, ours, peer, seconds[peer] / seconds[ours], target=target))
-    for copy in copies:
-        target = 60 if shape == LARGE and copy == "copy" else None
-        share = 100 * seconds[copy] / seconds[ours]
-        measurements.add(Row(OP, case, "forward, share of bandwidth", ours, copy, share, "%", target))
+    for what, copy in ((ours, "copy"), (KERNEL, "copy, warm")) if bounds else ():
+        share, target = 100 * seconds[copy] / seconds[what], 60 if case == f"{LARGE} channel-last" else None
+        measurements.add(Row(OP, case, "forward, share of bandwidth", what, copy, share, "%", target))
 
 
-def _copies(x: Tensor):
+def _bounds(inputs):
     """A copy reads and writes what the convolution reads and writes, so its time is the bound.
 
-    ``copy`` allocates its result, as the op does; ``copy, warm`` writes to memory that is there already, which no op
-    that returns a new tensor can.
+    ``copy`` allocates its result, as the op does; ``copy, warm`` writes to memory that is there already, as the kernel
+    alone does.
     """
+    x = inputs[0]
     there = torch.empty_like(x)
-    return {"copy": x.clone, "copy, warm": lambda: there.copy_(x)}
+    with torch.no_grad():
+        kernel, arguments = record(lambda: call(*inputs))
+    return {"copy": x.clone, "copy, warm": lambda: there.copy_(x), KERNEL: lambda: kernel(*arguments)}
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
