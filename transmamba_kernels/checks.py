@@ -38,7 +38,8 @@ def has_shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str
         raise ValueError(f"{name} must have shape {meaning} = {tuple(expected)}, got {tuple(tensor.shape)}")
 
 
-def is_bool(name: str, value: Any) -> None:
-    """Raise unless ``value`` is True or False."""
-    if value is not True and value is not False:
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+def are_bools(**values: Any) -> None:
+    """Raise unless every value is True or False."""
+    for name, value in values.items():
+        if value is not True and value is not False:
+            raise TypeError(f"{name} must be True or False, got {value!r}")

@@ -47,3 +47,4 @@ SELECTIVE_SCAN = (
     Peer("associative_scan", "torch_associative_scan"),
 )
 CAUSAL_CONV1D = (Peer("torch", "torch_conv1d"),)
+BIDIRECTIONAL_SCAN = (Peer("two scans, flips", "flipped_scans"),)

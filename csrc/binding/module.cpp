@@ -44,21 +44,21 @@ PYBIND11_MODULE(_native, m) {
 
   m.def("selective_scan_forward", [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
                                      Tensor delta_bias, Tensor initial_state, bool softplus, bool reverse, int threads,
-                                     Tensor out, Tensor last_state, Tensor checkpoints) {
+                                     Tensor out, Tensor last_state, Tensor checkpoints, Tensor addend) {
     const py::gil_scoped_release release;
     selective_scan_forward({scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads),
-                            out, last_state, checkpoints});
+                            out, last_state, addend, checkpoints});
   });
-  m.def("selective_scan_backward",
-        [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
-           Tensor initial_state, bool softplus, bool reverse, int threads, Tensor checkpoints, Tensor dout,
-           Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz,
-           Tensor ddelta_bias, Tensor dinitial_state) {
-          const py::gil_scoped_release release;
-          selective_scan_backward(
-              {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads), checkpoints,
-               dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state});
-        });
+  m.def("selective_scan_backward", [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
+                                      Tensor delta_bias, Tensor initial_state, bool softplus, bool reverse, int threads,
+                                      Tensor checkpoints, Tensor dout, Tensor dlast_state, Tensor du, Tensor ddelta,
+                                      Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias,
+                                      Tensor dinitial_state, bool add_u, bool add_delta, bool add_z) {
+    const py::gil_scoped_release release;
+    selective_scan_backward(
+        {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads), checkpoints, dout,
+         dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state, add_u, add_delta, add_z});
+  });
 
   m.def("causal_conv1d_forward", [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, bool silu, bool reverse,
                                     int threads, Tensor out, Tensor final_state) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from transmamba.layers.checks import positive_int, tokens_of_width
 from transmamba.layers.mamba import (
     depthwise_conv,
-    scan_path,
+    scan_inputs,
     skip_parameter,
     state_matrix_parameter,
     step_size_projection,
 )
+from transmamba_kernels import bidirectional_scan
 
 
 class BiMamba(nn.Module):
@@ -94,11 +95,14 @@ class BiMamba(nn.Module):
         tokens_of_width(hidden_states, self.d_model)
         # Transposed views: the kernels read channel-last memory as it is.
         x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
-        y, _ = scan_path(x, z, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        y_b, _ = scan_path(x, z, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
+        forward = scan_inputs(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        backward = scan_inputs(x, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
+        own = {f"{name}_reverse": tensor for name, tensor in backward.items()}
+        merge = "none" if return_directions else "sum"
+        scanned = bidirectional_scan(**forward, **own, z=z, delta_softplus=True, merge=merge)
+        y = cast(Tensor, scanned).transpose(-1, -2)  # without the last state, channel-last
         if not return_directions:
-            merged = y + y_b
-            return self.out_proj(merged / 2 if self.if_divide_out else merged)
+            return self.out_proj(y / 2 if self.if_divide_out else y)
         # The projection is linear: each direction is projected once and the sum is taken behind it.
-        outputs = [self.out_proj(y if self.if_divide_out else 2 * y) for y in (y, y_b)]
+        outputs = list(self.out_proj(y if self.if_divide_out else 2 * y).unbind(1))
         return torch.lerp(outputs[0], outputs[1], 0.5), outputs

@@ -178,10 +178,9 @@ def scan_path(
     A_log: Tensor,
     D: Tensor,
     *,
-    reverse: bool = False,
     states: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolution, input-dependent parameters and scan of one direction; ``reverse`` runs it from the last token.
+    """Convolution, input-dependent parameters and scan.
 
     Args:
         x, z: Input and gate, ``(batch, E, length)``.
@@ -191,30 +190,48 @@ def scan_path(
         The gated output, channel-last ``(batch, length, E)``, and the last scan state, empty without ``states``.
     """
     conv_state, ssm_state = (None, None) if states is None else states
-    dt_rank, d_state = dt_proj.in_features, A_log.shape[1]
-    convolved = causal_conv1d(
-        x, conv1d.weight.squeeze(1), conv1d.bias, activation="silu", initial_state=conv_state, reverse=reverse
-    )
-    x = cast(Tensor, convolved)  # without the final state
-    dt, B, C = x_proj(x.transpose(1, 2)).split([dt_rank, d_state, d_state], dim=-1)
-    # The bias of dt_proj goes into the scan, which adds it before the softplus.
-    delta = F.linear(dt, dt_proj.weight).transpose(1, 2)
     result = selective_scan(
-        x,
-        delta,
-        state_matrix(A_log),
-        B.transpose(1, 2),
-        C.transpose(1, 2),
-        D,
+        **scan_inputs(x, conv1d, x_proj, dt_proj, A_log, D, initial_state=conv_state),
         z=z,
-        delta_bias=dt_proj.bias,
         delta_softplus=True,
         initial_state=ssm_state,
         return_last_state=states is not None,
-        reverse=reverse,
     )
     y, last_state = result if isinstance(result, tuple) else (result, result.new_empty(0))
     return y.transpose(1, 2), last_state
+
+
+def scan_inputs(
+    x: Tensor,
+    conv1d: nn.Conv1d,
+    x_proj: nn.Linear,
+    dt_proj: nn.Linear,
+    A_log: Tensor,
+    D: Tensor,
+    *,
+    reverse: bool = False,
+    initial_state: Tensor | None = None,
+) -> dict[str, Any]:
+    """Convolve ``x`` ``(batch, E, length)`` and project it to the arguments of one scan direction, by name.
+
+    With ``reverse`` the convolution sees the future; ``initial_state`` is the convolution's.
+    """
+    dt_rank, d_state = dt_proj.in_features, A_log.shape[1]
+    convolved = causal_conv1d(
+        x, conv1d.weight.squeeze(1), conv1d.bias, activation="silu", initial_state=initial_state, reverse=reverse
+    )
+    u = cast(Tensor, convolved)  # without the final state
+    dt, B, C = x_proj(u.transpose(1, 2)).split([dt_rank, d_state, d_state], dim=-1)
+    return {
+        "u": u,
+        "delta": F.linear(dt, dt_proj.weight).transpose(1, 2),
+        "A": state_matrix(A_log),
+        "B": B.transpose(1, 2),
+        "C": C.transpose(1, 2),
+        "D": D,
+        # The scan adds the bias of dt_proj, before the softplus.
+        "delta_bias": dt_proj.bias,
+    }
 
 
 def state_matrix(A_log: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
 from transmamba_kernels.causal_conv1d import cpp, reference
-from transmamba_kernels.checks import are_float_tensors, has_shape, is_bool
+from transmamba_kernels.checks import are_bools, are_float_tensors, has_shape
 from transmamba_kernels.library import is_plain_eager, register
 
 _NAMES = ("x", "weight", "bias", "initial_state")
@@ -128,8 +128,7 @@ def causal_conv1d(
     if activation is not None and activation != "silu":
         raise ValueError(f"activation must be None or 'silu', got {activation!r}")
     if not (type(return_final_state) is type(reverse) is bool):
-        is_bool("return_final_state", return_final_state)
-        is_bool("reverse", reverse)
+        are_bools(return_final_state=return_final_state, reverse=reverse)
     if _backends.choose(backend, tensors) == "reference":
         out, final_state = reference.causal_conv1d(*tensors, activation, reverse)
         return (out, final_state) if return_final_state else out

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
-from transmamba_kernels.checks import are_float_tensors, has_shape, is_bool
+from transmamba_kernels.backends import REFERENCE, Backend, Backends
+from transmamba_kernels.checks import are_bools
 from transmamba_kernels.library import is_plain_eager, register
 from transmamba_kernels.selective_scan import cpp, reference
+from transmamba_kernels.selective_scan.arguments import NAMES, check, cpp_refuses
 
-_NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-_MAY_BE_COMPLEX = ("A", "B", "C", "initial_state")
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, bool delta_softplus, bool reverse"
@@ -23,16 +22,7 @@ _INPUTS = (
 _Kernel = Callable[..., tuple[Any, ...]]  # what is not asked for comes back as None or empty
 
 
-def _cpp_refuses(names, tensors) -> str | None:
-    u, _, A, *_ = tensors
-    if A.is_complex():
-        return "takes a real A, and A is complex"
-    if u.numel() == 0:
-        return "takes no empty input"
-    return CPP.refuses(names, tensors)
-
-
-_backends = Backends("selective_scan", _NAMES, Backend("cpp", _cpp_refuses), REFERENCE)
+_backends = Backends("selective_scan", NAMES, Backend("cpp", cpp_refuses), REFERENCE)
 
 _forward = register(
     f"selective_scan({_INPUTS}, bool with_state, bool for_backward) "
@@ -148,11 +138,9 @@ def selective_scan(
         NotImplementedError: ``backend`` does not serve these tensors; the message says why.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    _check(*tensors)
+    check(tensors)
     if not (type(delta_softplus) is type(reverse) is type(return_last_state) is bool):
-        is_bool("delta_softplus", delta_softplus)
-        is_bool("reverse", reverse)
-        is_bool("return_last_state", return_last_state)
+        are_bools(delta_softplus=delta_softplus, reverse=reverse, return_last_state=return_last_state)
     if _backends.choose(backend, tensors) == "reference":
         out, last_state = reference.selective_scan(*tensors, delta_softplus, reverse)
         return (out, last_state) if return_last_state else out
@@ -165,45 +153,3 @@ def selective_scan(
         run: _Kernel = cpp.forward if direct else _forward
         out, last_state, _ = run(*tensors, delta_softplus, reverse, return_last_state, False)
     return (out, last_state) if return_last_state else out
-
-
-def _check(u, delta, A, B, C, D, z, delta_bias, initial_state) -> None:
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    are_float_tensors(_NAMES, tensors, required=5, may_be_complex=_MAY_BE_COMPLEX)
-    if u.dim() != 3:
-        raise ValueError(f"u must have shape (batch, d_inner, length), got {tuple(u.shape)}")
-    shape = u.shape
-    batch, d_inner, length = shape
-    has_shape("delta", delta, shape, "of u (batch, d_inner, length)")
-    if A.dim() != 2 or A.shape[0] != d_inner or A.shape[1] < 1:
-        raise ValueError(f"A must have shape (d_inner, d_state) with d_inner = {d_inner}, got {tuple(A.shape)}")
-    d_state = A.shape[1]
-    _check_coefficients("B", B, batch, d_inner, d_state, length)
-    _check_coefficients("C", C, batch, d_inner, d_state, length)
-    if B.dim() == 4 and C.dim() == 4 and B.shape[1] != C.shape[1] and 1 not in (B.shape[1], C.shape[1]):
-        raise ValueError(f"B and C must have as many groups as each other, or one; got {B.shape[1]} and {C.shape[1]}")
-    if D is not None:
-        has_shape("D", D, (d_inner,), "(d_inner,)")
-    if z is not None:
-        has_shape("z", z, shape, "of u (batch, d_inner, length)")
-    if delta_bias is not None and delta_bias.shape != (d_inner,):
-        has_shape("delta_bias", delta_bias, (batch, d_inner), f"(d_inner,) = ({d_inner},) or (batch, d_inner)")
-    if initial_state is not None:
-        has_shape("initial_state", initial_state, (batch, d_inner, d_state), "(batch, d_inner, d_state)")
-
-
-def _check_coefficients(name: str, M: Tensor, batch: int, d_inner: int, d_state: int, length: int) -> None:
-    shape = M.shape
-    if len(shape) == 2 and shape == (d_inner, d_state):
-        return
-    if len(shape) in (3, 4) and shape[0] == batch and shape[-2] == d_state and shape[-1] in (length, 1):
-        if len(shape) == 3:
-            return
-        if shape[1] < 1 or d_inner % shape[1]:
-            raise ValueError(f"{name} has {shape[1]} groups, which must divide d_inner = {d_inner}")
-        return
-    raise ValueError(
-        f"{name} must have shape (batch, d_state, length) = ({batch}, {d_state}, {length}), "
-        f"(batch, groups, d_state, length), either with a last dimension of 1, or (d_inner, d_state) = "
-        f"({d_inner}, {d_state}); got {tuple(shape)}"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,17 +17,16 @@ def allocate_forward(
     u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, with_state, for_backward
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
-    last_state = checkpoints = None
-    if with_state or for_backward:
-        batch, d_inner, length = u.shape
-        d_state, real = A.shape[1], _compute_dtype(u)
-        if with_state:
-            last_state = u.new_empty((batch, d_inner, d_state), dtype=real)
-        if for_backward:
-            groups, every = _groups(B, C), native.load().scan_checkpoint
-            tiles, chunks = groups * -(-(d_inner // groups) // TILE), -(-length // every)
-            checkpoints = u.new_empty((batch, chunks, tiles * d_state * TILE), dtype=real)
-    return torch.empty_like(u), last_state, checkpoints
+    last_state = u.new_empty((*u.shape[:2], A.shape[1]), dtype=compute_dtype(u)) if with_state else None
+    return torch.empty_like(u), last_state, allocate_checkpoints(u, A, B, C) if for_backward else None
+
+
+def allocate_checkpoints(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Memory for the states that the backward pass starts its chunks from."""
+    batch, d_inner, length = u.shape
+    groups, every = _groups(B, C), native.load().scan_checkpoint
+    tiles, chunks = groups * -(-(d_inner // groups) // TILE), -(-length // every)
+    return u.new_empty((batch, chunks, tiles * A.shape[1] * TILE), dtype=compute_dtype(u))
 
 
 def forward(
@@ -35,7 +35,7 @@ def forward(
     """Run the scan; shapes as in the public function."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     outputs = allocate_forward(*tensors, delta_softplus, reverse, with_state, for_backward)
-    native.load().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads(), *outputs)
+    native.load().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads(), *outputs, None)
     return outputs
 
 
@@ -44,8 +44,7 @@ def allocate_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients as the public function's caller gets them, in the order of the inputs; None where not needed."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    filled = _allocate(tensors, needed)
-    return tuple(_finish(t, g) for t, g in zip(tensors, filled, strict=True))
+    return finish(tensors, allocate_gradients(tensors, needed))
 
 
 def backward(
@@ -53,17 +52,24 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the inputs, in their order; None where not needed."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    filled = _allocate(tensors, needed)
+    filled = allocate_gradients(tensors, needed)
+    fill_gradients(tensors, delta_softplus, reverse, checkpoints, dout, dlast_state, filled)
+    return finish(tensors, filled)
+
+
+def fill_gradients(
+    tensors: tuple[Any, ...], delta_softplus, reverse, checkpoints, dout, dlast_state, filled, add=(False, False, False)
+) -> None:
+    """Write the gradients; with ``add`` those of u, delta and z are added to what is there."""
     native.load().selective_scan_backward(
-        *tensors, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled
+        *tensors, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled, *add
     )
-    return tuple(_finish(t, g) for t, g in zip(tensors, filled, strict=True))
 
 
-def _allocate(tensors: tuple[Any, ...], needed: list[bool]) -> list[Tensor | None]:
+def allocate_gradients(tensors: tuple[Any, ...], needed: Sequence[bool]) -> list[Tensor | None]:
     """What the kernel fills: parameters' gradients in the compute type, dB and dC with the states last."""
     u, _, A, B, C, D, _, delta_bias, initial_state = tensors
-    real, groups = _compute_dtype(u), _groups(B, C)
+    real, groups = compute_dtype(u), _groups(B, C)
     shapes: list[tuple[int, ...] | None] = [
         None,
         None,
@@ -90,8 +96,12 @@ def _coefficient_shape(M: Tensor, groups: int) -> tuple[int, ...]:
     return M.shape if M.dim() == 2 else (M.shape[0], groups, M.shape[-1], M.shape[-2])
 
 
+def finish(tensors: tuple[Any, ...], filled: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """From the kernel's layout to the inputs' shapes and dtypes."""
+    return tuple(_finish(tensor, gradient) for tensor, gradient in zip(tensors, filled, strict=True))
+
+
 def _finish(tensor: Any, gradient: Tensor | None) -> Tensor | None:
-    """From the kernel's layout to the input's shape and dtype."""
     if gradient is None:
         return None
     if gradient.dim() == 4:  # of B or C: (batch, groups, length, d_state)
@@ -105,5 +115,6 @@ def _groups(B: Tensor, C: Tensor) -> int:
     return max(M.shape[1] if M.dim() == 4 else 1 for M in (B, C))
 
 
-def _compute_dtype(u: Tensor) -> torch.dtype:
+def compute_dtype(u: Tensor) -> torch.dtype:
+    """Of states and sums."""
     return torch.float64 if u.dtype == torch.float64 else torch.float32
