@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from transmamba.files import write_atomic
 from transmamba.models.registry import create_model
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -34,9 +34,9 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _write(folder / WEIGHTS, safetensors.save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / WEIGHTS, safetensors.save(tensors, metadata={"format": "pt"}))
     text = json.dumps({"model": model.name, "config": dataclasses.asdict(config)}, indent=2)  # type: ignore[arg-type]
-    _write(folder / CONFIG, (text + "\n").encode())
+    write_atomic(folder / CONFIG, (text + "\n").encode())
 
 
 def load_pretrained(folder: str | os.PathLike[str]) -> nn.Module:
@@ -80,20 +80,6 @@ def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
     ):
         raise ValueError(f'{path} is not a TransMamba student: it must hold {{"model": name, "config": {{...}}}}')
     return content["model"], content["config"]
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _safetensors() -> Any:

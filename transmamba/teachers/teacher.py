@@ -137,6 +137,19 @@ def create_teacher(source: Any) -> Teacher:
     raise TypeError(f"a teacher is made from a model, a config or a path, got {type(source).__name__}")
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Silence the bars that transformers draws while it reads or writes a few files."""
+    logging = _transformers().utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _load(source: str | os.PathLike[str]) -> nn.Module:
     path = Path(source)
     if not path.exists() and (isinstance(source, os.PathLike) or path.is_absolute() or source.count("/") != 1):
@@ -145,11 +158,12 @@ def _load(source: str | os.PathLike[str]) -> nn.Module:
         raise ValueError(f"teacher {path}: no config.json there; a saved transformers model is a folder with one")
     transformers = _transformers()
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
-        named = (config.architectures or ["AutoModelForImageClassification"])[0]
-        # The Auto class would drop the second head of a distilled DeiT.
-        chosen = named if named.startswith("DeiTForImageClassification") else "AutoModelForImageClassification"
-        return getattr(transformers, chosen).from_pretrained(source)
+        with no_progress_bars():
+            config = transformers.AutoConfig.from_pretrained(source)
+            named = (config.architectures or ["AutoModelForImageClassification"])[0]
+            # The Auto class would drop the second head of a distilled DeiT.
+            chosen = named if named.startswith("DeiTForImageClassification") else "AutoModelForImageClassification"
+            return getattr(transformers, chosen).from_pretrained(source)
     except Exception as error:  # transformers raises many types here; each means that this is no usable teacher
         raise ValueError(f"teacher {str(source)!r} cannot be loaded by transformers: {error}") from error
 

@@ -1,0 +1,164 @@
+"""What a run gave: a table, a page, curves, and the numbers behind them."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transmamba.files import write_atomic, write_json, write_text
+from transmamba.run_folder import CURVES, METRICS, REPORT, RUN, STUDENT, SUBCLONE
+
+HEADERS = ("", "accuracy", "parameters", "images/s", "steps to scratch's accuracy")
+_ORIGINS = {
+    "trained": "trained by this run",
+    "fine-tuned": "fine-tuned by this run",
+    "reused": "trained by an earlier run and reused",
+    "given": "given ready",
+}
+NAMES = ("teacher", "scratch", "adapted")
+
+
+@torch.no_grad()
+def images_per_second(model: nn.Module, images: Tensor, batch_size: int = 256, seconds: float = 0.5) -> float:
+    """Inference speed in eval mode, median over as many batches as fit into ``seconds``, at least three."""
+    device = next(model.parameters()).device
+    batch = images[:batch_size].to(device)
+    training = model.training
+    model.eval()
+    model(batch)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        began = time.perf_counter()
+        model(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    model.train(training)
+    return len(batch) / sorted(times)[len(times) // 2]
+
+
+def first_reaching(history: list[dict[str, float]], accuracy: float) -> dict[str, float] | None:
+    """The first row of a history with at least ``accuracy``, or None."""
+    return next((row for row in history if row["accuracy"] >= accuracy), None)
+
+
+def table_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The final table, one row of texts under :data:`HEADERS` for teacher, scratch and adapted."""
+    results = metrics["results"]
+    rows: list[tuple[str, ...]] = []
+    for name in NAMES:
+        result = results[name]
+        if result is None:
+            continue
+        speed = f"{result['images_per_second']:,.0f}"
+        rows.append((name, f"{result['accuracy']:.2%}", f"{result['parameters']:,}", speed, _steps(results, name)))
+    return rows
+
+
+def rich_table(metrics: dict[str, Any]) -> Any:
+    """The final table as a ``rich.table.Table``."""
+    from rich.table import Table
+
+    student = metrics["config"]["student"]
+    table = Table(header_style="bold", caption=f"teacher: Transformer; scratch and adapted: {student}")
+    for i, header in enumerate(HEADERS):
+        table.add_column(header, justify="right" if i else "left")
+    for row in table_rows(metrics):
+        table.add_row(*row, style="bold green" if row[0] == "adapted" else None)
+    return table
+
+
+def load_line(folder: str | Path) -> str:
+    """The line of Python that loads the student of a run."""
+    student = (Path(folder) / STUDENT).as_posix()
+    return f'from transmamba.models import load_pretrained; student = load_pretrained("{student}")'
+
+
+def write_report(folder: str | Path, metrics: dict[str, Any]) -> None:
+    """Write curves, page and numbers into ``folder``; the numbers last, for they say that the run is finished."""
+    folder = Path(folder)
+    write_atomic(folder / CURVES, plot_curves(metrics))
+    write_text(folder / REPORT, to_markdown(folder, metrics))
+    write_json(folder / METRICS, metrics)
+
+
+def to_markdown(folder: str | Path, metrics: dict[str, Any]) -> str:
+    """The whole run as a page."""
+    config, results = metrics["config"], metrics["results"]
+    lines = [f"# {config['student']} on {config['data']}, seed {config['seed']}", ""]
+    lines += ["| " + " | ".join(HEADERS) + " |", "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in table_rows(metrics)]
+    lines += ["", f"![Accuracy over training steps]({CURVES})", "", "## How it was measured", ""]
+    lines += [f"- {line}" for line in _conditions(metrics)]
+    lines += ["", "## Training", "", "| | images | epochs | steps | seconds |", "|---|---:|---:|---:|---:|"]
+    for name in ("scratch", "adapted"):
+        if (r := results[name]) is not None:
+            lines.append(f"| {name} | {r['train_images']} | {r['epochs']} | {r['steps']} | {r['seconds']:.0f} |")
+    versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
+    lines += ["", "## Use the student", "", "```python", load_line(folder).replace("; ", "\n"), "```", ""]
+    lines += [f"Every option is in `{RUN}`, every number in `{METRICS}`, what was cloned in [{SUBCLONE}]({SUBCLONE})."]
+    lines += ["", f"Made with {versions}.", ""]
+    return "\n".join(lines)
+
+
+def plot_curves(metrics: dict[str, Any]) -> bytes:
+    """Test accuracy over steps as a PNG: scratch and adapted as curves, the teacher as a line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    results = metrics["results"]
+    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(results["teacher"]["accuracy"], color="0.45", linestyle="--", linewidth=1.3, label="teacher")
+    styles = {"scratch": ("#c1662f", "s"), "adapted": ("#1f6fb4", "o")}
+    for name, (color, marker) in styles.items():
+        if (result := results[name]) is None:
+            continue
+        steps, reached = zip(*((row["step"], row["accuracy"]) for row in result["history"]), strict=True)
+        axes.plot(steps, reached, color=color, marker=marker, markersize=3.5, linewidth=1.6, label=name)
+    axes.set(xlabel="training steps", ylabel="test accuracy", xlim=(0, None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    config = metrics["config"]
+    axes.set_title(f"{config['student']} on {config['data']}, seed {config['seed']}", loc="left", fontsize=11)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _steps(results: dict[str, Any], name: str) -> str:
+    scratch, result = results["scratch"], results[name]
+    if name == "teacher" or scratch is None:
+        return "-"
+    row = first_reaching(result["history"], scratch["accuracy"])
+    if row is None:
+        return f"not in {result['steps']}"
+    return f"{row['step']:.0f} of {result['steps']} (epoch {row['epoch']:.0f} of {result['epochs']})"
+
+
+def _conditions(metrics: dict[str, Any]) -> list[str]:
+    config, results, data = metrics["config"], metrics["results"], metrics["data"]
+    teacher_share = config["teacher"]["fraction"]
+    lines = [
+        f"Accuracy is that of the last epoch on {data['test']} test images, which decide about nothing.",
+        f"The teacher was {_ORIGINS[metrics['teacher']['origin']]}"
+        + (f"; its training saw {teacher_share:.0%} of the training data." if results["teacher"]["seconds"] else "."),
+        f"The adapted student saw {results['adapted']['train_images']} of {data['train']} training images, after "
+        f"{metrics['coverage']:.1%} of its parameters had been cloned from the teacher.",
+    ]
+    if scratch := results["scratch"]:
+        lines.append(
+            f"The scratch baseline is the same network with the same seed, optimiser and schedule, trained with cross "
+            f"entropy alone on {scratch['train_images']} training images."
+        )
+    lines.append("Images per second are inference in batches of up to 256, on the machine of this run.")
+    return lines
