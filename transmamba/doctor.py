@@ -27,11 +27,18 @@ def findings() -> list[tuple[str, str]]:
     """Pairs of a name and what was found, in the order to be read."""
     import torch
 
+    from transmamba_kernels import native
     from transmamba_kernels.backends import availability
 
     rows = [("transmamba", __version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
     rows += [(name, _version(name)) for name in _PACKAGES]
     rows += [("threads", f"{torch.get_num_threads()} for torch and the kernels")]
+    if (module := native.module) is not None:
+        openmp = "with OpenMP" if module.has_openmp() else "without OpenMP: one thread"
+        rows += [
+            ("instructions", f"{module.isa()} in use; this machine runs {', '.join(module.isas())}"),
+            ("kernels", f"built by GCC or Clang {module.compiler}, {openmp}"),
+        ]
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows += [("gpu", ", ".join(names) or "none"), ("backends", "")]
     return rows + [(f"- {name}", problem or "available") for name, problem in availability().items()]

@@ -100,9 +100,8 @@ def _cuda_problem() -> str | None:
         return "not built: no CUDA compiler was found at install time (put nvcc on the PATH and install again)"
     names, problem = module.devices()
     built = f"built with CUDA {module.runtime_version()} for {module.architectures}"
-    if problem:
-        return f"{built}, but: {problem}"
-    return f"{built}, found {', '.join(names)}; no op of this version has a CUDA kernel yet"
+    found = f"no device is usable ({problem})" if problem else f"found {', '.join(names)}"
+    return f"{built}; {found}; no op of this version has a CUDA kernel yet"
 
 
 def _triton_problem() -> str | None:

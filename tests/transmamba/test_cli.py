@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from transmamba import __version__, cli
+from transmamba_kernels import native
 
 
 def call(capsys, *arguments):
@@ -58,6 +59,16 @@ def test_doctor_lists_versions_and_backends(capsys):
     assert (code, err) == (0, "")
     for name in ("transmamba", "python", "torch", "numpy", "einops", "transformers", "threads", "cpp", "reference"):
         assert name in out
+    assert f"instructions  {native.load().isa()} in use" in out
+
+
+def test_doctor_says_why_the_kernels_are_missing(capsys, monkeypatch):
+    monkeypatch.setattr(native, "module", None)
+    monkeypatch.setattr(native, "problem", "the compiled module does not load (gone)")
+    code, out, err = call(capsys, "doctor")
+    assert (code, err) == (0, "")
+    assert "- cpp         the compiled module does not load (gone)" in out
+    assert "instructions" not in out
 
 
 def test_missing_extras_are_one_line(capsys, monkeypatch):
