@@ -218,11 +218,6 @@ struct Backward {
 
 }  // namespace
 
-void causal_conv1d_backward(const CausalConv1dBackward& conv) {
-  if (conv.x.dtype == DType::f64)
-    Backward<double>{conv}.run();
-  else
-    Backward<float>{conv}.run();
-}
+void causal_conv1d_backward(const CausalConv1dBackward& conv) { run_pass<Backward>(conv); }
 
 }  // namespace transmamba::TRANSMAMBA_ISA

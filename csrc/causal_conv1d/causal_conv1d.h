@@ -31,6 +31,8 @@ struct CausalConv1d {
   bool silu = false;
   bool reverse = false;  // from the last token to the first
   int threads = 1;
+
+  DType dtype() const { return x.dtype; }
 };
 
 struct CausalConv1dForward : CausalConv1d {

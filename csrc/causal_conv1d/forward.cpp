@@ -92,11 +92,6 @@ struct Forward {
 
 }  // namespace
 
-void causal_conv1d_forward(const CausalConv1dForward& conv) {
-  if (conv.x.dtype == DType::f64)
-    Forward<double>{conv}.run();
-  else
-    Forward<float>{conv}.run();
-}
+void causal_conv1d_forward(const CausalConv1dForward& conv) { run_pass<Forward>(conv); }
 
 }  // namespace transmamba::TRANSMAMBA_ISA

@@ -184,6 +184,21 @@ TM_INLINE void softplus(Vec<T> (&x)[K], Vec<T> (&slope)[K]) {
   for (int k = 0; k < K; ++k) x[k] += e[k];
 }
 
+// Runs a kernel in the type it computes in. Double serves gradient checks: it is compiled for the baseline instruction
+// set alone (a third less to compile), and isa.h sends it there.
+#if defined(TRANSMAMBA_DOUBLE)
+constexpr bool kDouble = true;
+#else
+constexpr bool kDouble = false;
+#endif
+template <template <class> class Pass, class Arguments>
+TM_INLINE void run_pass(const Arguments& arguments) {
+  if constexpr (kDouble) {
+    if (arguments.dtype() == DType::f64) return Pass<double>{arguments}.run();
+  }
+  Pass<float>{arguments}.run();
+}
+
 // Subnormal numbers cost a hundred cycles on some CPUs and a decaying state is full of them: flush them to zero
 // while a kernel runs, on the threads it runs on.
 class FlushSubnormals {

@@ -309,11 +309,6 @@ struct Backward {
 
 }  // namespace
 
-void selective_scan_backward(const SelectiveScanBackward& scan) {
-  if (scan.u.dtype == DType::f64)
-    Backward<double>{scan}.run();
-  else
-    Backward<float>{scan}.run();
-}
+void selective_scan_backward(const SelectiveScanBackward& scan) { run_pass<Backward>(scan); }
 
 }  // namespace transmamba::TRANSMAMBA_ISA

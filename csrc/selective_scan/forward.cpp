@@ -139,11 +139,6 @@ struct Forward {
 
 }  // namespace
 
-void selective_scan_forward(const SelectiveScanForward& scan) {
-  if (scan.u.dtype == DType::f64)
-    Forward<double>{scan}.run();
-  else
-    Forward<float>{scan}.run();
-}
+void selective_scan_forward(const SelectiveScanForward& scan) { run_pass<Forward>(scan); }
 
 }  // namespace transmamba::TRANSMAMBA_ISA

@@ -32,6 +32,8 @@ struct SelectiveScan {
   bool softplus = false;
   bool reverse = false;  // from the last token to the first
   int threads = 1;
+
+  DType dtype() const { return u.dtype; }
 };
 
 struct SelectiveScanForward : SelectiveScan {
