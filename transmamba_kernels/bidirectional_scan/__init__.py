@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from transmamba_kernels.autograd import Differentiable, Pass
 from transmamba_kernels.backends import REFERENCE, Backend, Backends
 from transmamba_kernels.bidirectional_scan import cpp, reference
 from transmamba_kernels.checks import are_bools
-from transmamba_kernels.library import is_plain_eager, register
+from transmamba_kernels.library import register
 from transmamba_kernels.selective_scan.arguments import NAMES, check, cpp_refuses
 
 _OWN = tuple(f"{name}_reverse" for name in NAMES if name != "z")
@@ -22,7 +18,6 @@ _TENSORS = ", ".join(
 )
 _INPUTS = f"{_TENSORS}, bool delta_softplus, bool merge"
 _GRADIENTS = ", ".join(f"Tensor d{name}" for name in (*NAMES, *_OWN))
-_Kernel = Callable[..., tuple[Any, ...]]  # what is not asked for comes back as None or empty
 
 _backends = Backends("bidirectional_scan", (*NAMES, *_OWN), Backend("cpp", cpp_refuses), REFERENCE)
 
@@ -40,50 +35,7 @@ _backward = register(
 )
 
 
-def _run(direct, softplus, merge, with_state, *tensors):
-    run: _Kernel = cpp.forward if direct else _forward
-    return run(*tensors, softplus, merge, with_state, True)
-
-
-def _save(ctx, inputs, output):
-    direct, softplus, merge, _, *tensors = inputs
-    checkpoints = output[2:]
-    ctx.mark_non_differentiable(*checkpoints)
-    ctx.save_for_backward(*tensors, *checkpoints)
-    ctx.options = direct, softplus, merge
-    ctx.set_materialize_grads(False)
-
-
-class _BidirectionalScan(torch.autograd.Function):
-    """Gradients of the compiled scans. ``direct`` calls them past the dispatcher."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        outputs = _run(*inputs)
-        _save(ctx, inputs, outputs)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout, dlast_state, *_):
-        *tensors, checkpoints, checkpoints_reverse = ctx.saved_tensors
-        direct, softplus, merge = ctx.options
-        if dout is None:
-            if dlast_state is None:
-                return (None,) * (4 + len(tensors))
-            u = tensors[0]
-            dout = torch.zeros_like(u) if merge else u.new_zeros((u.shape[0], 2, *u.shape[1:]))
-        run: _Kernel = cpp.backward if direct else _backward
-        needed = list(ctx.needs_input_grad[4:])
-        gradients = run(*tensors, softplus, merge, checkpoints, checkpoints_reverse, dout, dlast_state, needed)
-        return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
-
-
-class _Transformable(_BidirectionalScan):
-    """The same in the form that torch.func needs, which costs more per call."""
-
-    forward = staticmethod(_run)
-    setup_context = staticmethod(_save)
+_scan = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
 
 
 def bidirectional_scan(
@@ -160,11 +112,5 @@ def bidirectional_scan(
         out, last_state = reference.bidirectional_scan(*sides, delta_softplus, add)
         return (out, last_state) if return_last_state else out
 
-    direct = is_plain_eager(tensors)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        function = _BidirectionalScan if direct else _Transformable
-        out, last_state, *_ = function.apply(direct, delta_softplus, add, return_last_state, *tensors)
-    else:
-        run: _Kernel = cpp.forward if direct else _forward
-        out, last_state, *_ = run(*tensors, delta_softplus, add, return_last_state, False)
+    out, last_state = _scan(tensors, (delta_softplus, add), return_last_state)
     return (out, last_state) if return_last_state else out

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from transmamba_kernels.autograd import Differentiable, Pass
 from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
 from transmamba_kernels.causal_conv1d import cpp, reference
 from transmamba_kernels.checks import are_bools, are_float_tensors, has_shape
-from transmamba_kernels.library import is_plain_eager, register
+from transmamba_kernels.library import register
 
 _NAMES = ("x", "weight", "bias", "initial_state")
-_Kernel = Callable[..., tuple[Any, ...]]  # what is not asked for comes back as None or empty
 _INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, bool silu, bool reverse"
 
 
@@ -28,7 +23,7 @@ def _cpp_refuses(names, tensors) -> str | None:
 _backends = Backends("causal_conv1d", _NAMES, Backend("cpp", _cpp_refuses), REFERENCE)
 
 _forward = register(
-    f"causal_conv1d({_INPUTS}, bool with_state) -> (Tensor out, Tensor final_state)",
+    f"causal_conv1d({_INPUTS}, bool with_state, bool for_backward) -> (Tensor out, Tensor final_state)",
     kernel=cpp.forward,
     fake=cpp.allocate_forward,
 )
@@ -40,47 +35,7 @@ _backward = register(
 )
 
 
-def _run(direct, silu, reverse, with_state, *tensors):
-    run: _Kernel = cpp.forward if direct else _forward
-    return run(*tensors, silu, reverse, with_state)
-
-
-def _save(ctx, inputs, output):
-    direct, silu, reverse, _, *tensors = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.options = direct, silu, reverse
-    ctx.set_materialize_grads(False)
-
-
-class _CausalConv1d(torch.autograd.Function):
-    """Gradients of the compiled convolution. ``direct`` calls it past the dispatcher."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        outputs = _run(*inputs)
-        _save(ctx, inputs, outputs)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout, dfinal_state):
-        tensors = ctx.saved_tensors
-        direct, silu, reverse = ctx.options
-        if dout is None:
-            if dfinal_state is None:
-                return (None,) * (4 + len(tensors))
-            dout = torch.zeros_like(tensors[0])
-        run: _Kernel = cpp.backward if direct else _backward
-        needed = list(ctx.needs_input_grad[4:])
-        gradients = run(*tensors, silu, reverse, dout, dfinal_state, needed)
-        return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
-
-
-class _Transformable(_CausalConv1d):
-    """The same in the form that torch.func needs, which costs more per call."""
-
-    forward = staticmethod(_run)
-    setup_context = staticmethod(_save)
+_convolution = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
 
 
 def causal_conv1d(
@@ -133,13 +88,7 @@ def causal_conv1d(
         out, final_state = reference.causal_conv1d(*tensors, activation, reverse)
         return (out, final_state) if return_final_state else out
 
-    silu = activation is not None
-    direct = is_plain_eager(tensors)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        function = _CausalConv1d if direct else _Transformable
-        out, final_state = function.apply(direct, silu, reverse, return_final_state, *tensors)
-    else:
-        out, final_state = _run(direct, silu, reverse, return_final_state, *tensors)
+    out, final_state = _convolution(tensors, (activation is not None, reverse), return_final_state)
     return (out, final_state) if return_final_state else out
 
 

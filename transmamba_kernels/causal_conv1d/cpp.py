@@ -8,15 +8,17 @@ from torch import Tensor
 from transmamba_kernels import native
 
 
-def allocate_forward(x, weight, bias, initial_state, silu, reverse, with_state) -> tuple[Tensor, Tensor | None]:
-    """``(out, final_state)``; the latter is None where it is not asked for."""
+def allocate_forward(
+    x, weight, bias, initial_state, silu, reverse, with_state, for_backward
+) -> tuple[Tensor, Tensor | None]:
+    """``(out, final_state)``; the latter is None where it is not asked for. The backward pass needs nothing else."""
     final_state = x.new_empty((x.shape[0], x.shape[1], weight.shape[1] - 1)) if with_state else None
     return torch.empty_like(x), final_state
 
 
-def forward(x, weight, bias, initial_state, silu, reverse, with_state) -> tuple[Tensor, Tensor | None]:
+def forward(x, weight, bias, initial_state, silu, reverse, with_state, for_backward) -> tuple[Tensor, Tensor | None]:
     """Run the convolution; shapes as in the public function."""
-    outputs = allocate_forward(x, weight, bias, initial_state, silu, reverse, with_state)
+    outputs = allocate_forward(x, weight, bias, initial_state, silu, reverse, with_state, for_backward)
     native.load().causal_conv1d_forward(
         x, weight, bias, initial_state, silu, reverse, torch.get_num_threads(), *outputs
     )

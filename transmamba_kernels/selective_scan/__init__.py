@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from transmamba_kernels.autograd import Differentiable, Pass
 from transmamba_kernels.backends import REFERENCE, Backend, Backends
 from transmamba_kernels.checks import are_bools
-from transmamba_kernels.library import is_plain_eager, register
+from transmamba_kernels.library import register
 from transmamba_kernels.selective_scan import cpp, reference
 from transmamba_kernels.selective_scan.arguments import NAMES, check, cpp_refuses
 
@@ -19,7 +15,6 @@ _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
     "Tensor? initial_state, bool delta_softplus, bool reverse"
 )
-_Kernel = Callable[..., tuple[Any, ...]]  # what is not asked for comes back as None or empty
 
 
 _backends = Backends("selective_scan", NAMES, Backend("cpp", cpp_refuses), REFERENCE)
@@ -39,49 +34,7 @@ _backward = register(
 )
 
 
-def _run(direct, softplus, reverse, with_state, *tensors):
-    run: _Kernel = cpp.forward if direct else _forward
-    return run(*tensors, softplus, reverse, with_state, True)
-
-
-def _save(ctx, inputs, output):
-    direct, softplus, reverse, _, *tensors = inputs
-    checkpoints = output[2]
-    ctx.mark_non_differentiable(checkpoints)
-    ctx.save_for_backward(*tensors, checkpoints)
-    ctx.options = direct, softplus, reverse
-    ctx.set_materialize_grads(False)
-
-
-class _SelectiveScan(torch.autograd.Function):
-    """Gradients of the compiled scan. ``direct`` calls it past the dispatcher."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        outputs = _run(*inputs)
-        _save(ctx, inputs, outputs)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout, dlast_state, _):
-        *tensors, checkpoints = ctx.saved_tensors
-        direct, softplus, reverse = ctx.options
-        if dout is None:
-            if dlast_state is None:
-                return (None,) * (4 + len(tensors))
-            dout = torch.zeros_like(tensors[0])
-        run: _Kernel = cpp.backward if direct else _backward
-        needed = list(ctx.needs_input_grad[4:])
-        gradients = run(*tensors, softplus, reverse, checkpoints, dout, dlast_state, needed)
-        return None, None, None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True))
-
-
-class _Transformable(_SelectiveScan):
-    """The same in the form that torch.func needs, which costs more per call."""
-
-    forward = staticmethod(_run)
-    setup_context = staticmethod(_save)
+_scan = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
 
 
 def selective_scan(
@@ -145,11 +98,5 @@ def selective_scan(
         out, last_state = reference.selective_scan(*tensors, delta_softplus, reverse)
         return (out, last_state) if return_last_state else out
 
-    direct = is_plain_eager(tensors)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        function = _SelectiveScan if direct else _Transformable
-        out, last_state, _ = function.apply(direct, delta_softplus, reverse, return_last_state, *tensors)
-    else:
-        run: _Kernel = cpp.forward if direct else _forward
-        out, last_state, _ = run(*tensors, delta_softplus, reverse, return_last_state, False)
+    out, last_state = _scan(tensors, (delta_softplus, reverse), return_last_state)
     return (out, last_state) if return_last_state else out
