@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -53,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f'{error.name} is not installed: pip install "transmamba[adapt]"', 1)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # Python flushes the closed pipe once more when it exits: give it another place to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def fail(message: str, code: int) -> int:

@@ -82,6 +82,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         return fail(str(error), 2)
     except TrainingError as error:
         return fail(str(error), 1)
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        raise
     except OSError as error:
         return fail(_reason(error), 1)
     except KeyboardInterrupt as stopped:

@@ -49,6 +49,14 @@ def test_help_version_and_unknown_commands(capsys):
     )
 
 
+def test_a_reader_that_has_seen_enough_is_no_error():
+    script = "import sys; from transmamba.cli import main; sys.exit(main(['adapt', '--help']))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before anything is written
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
 def test_help_does_not_import_torch():
     script = "import sys; from transmamba.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL, check=False).returncode == 0
