@@ -18,6 +18,7 @@ from transmamba_kernels.selective_scan.cpp import (
 
 SCAN = 9  # tensors of one scan, z among them
 Z = 6
+ADDED = (0, 1, Z)  # u, delta, z: one value a time step, so that shared gradients are added up in the kernel
 
 
 def split(tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -89,11 +90,13 @@ def backward(*arguments) -> tuple[Tensor | None, ...]:
     filled = allocate_gradients(sides[0], needed[:SCAN])
     fill_gradients(sides[0], softplus, False, checkpoints, douts[0], dstates[0], filled)
     needed_reverse = [n if s else o for n, s, o in zip(needed[:SCAN], shared, _needed_reverse(needed), strict=True)]
+    add = [shared[at] and filled[at] is not None for at in ADDED]
+    for at, added in zip(ADDED, add, strict=True):
+        needed_reverse[at] = needed_reverse[at] and not added
     filled_reverse = allocate_gradients(sides[1], needed_reverse)
-    add = [False, False, False]
-    for i, at in enumerate((0, 1, Z)):  # what has one value a time step is added up in the kernel
-        if shared[at] and filled[at] is not None:
-            filled_reverse[at], add[i] = filled[at], True
+    for at, added in zip(ADDED, add, strict=True):
+        if added:
+            filled_reverse[at] = filled[at]
     fill_gradients(sides[1], softplus, True, checkpoints_reverse, douts[1], dstates[1], filled_reverse, add)
     gradients = list(finish(sides[0], filled))
     own = list(finish(sides[1], filled_reverse))
