@@ -97,16 +97,16 @@ struct Backward {
                   row_states = kScanCheckpoint * s.padded_states;
     Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
                      2 * Workspace::bytes<T>(row_states) + 2 * Workspace::bytes<T>(row_states * W) +
-                     2 * Workspace::bytes<T>((kScanCheckpoint + 1) * kChains<T> * W) + Workspace::bytes<T>(size) +
-                     15 * Workspace::bytes<T>(rows));
+                     Workspace::bytes<T>(kDecays<T>) + Workspace::bytes<T>(kDecays<T> + kChains<T> * W) +
+                     Workspace::bytes<T>(size) + 15 * Workspace::bytes<T>(rows));
     const Parameters<T> parameters(scan, s, first, end, memory);
     const ChannelSums<T> sums(channel_sums + slice * ChannelSums<T>::count(s), s);
     T* adjoint = memory.take<T>((end - first) * size);
     T *B_buffer = memory.take<T>(row_states), *C_buffer = memory.take<T>(row_states);
     T *dB = memory.take<T>(row_states * W), *dC = memory.take<T>(row_states * W);
     Scratch scratch;
-    scratch.decay = memory.take<T>((kScanCheckpoint + 1) * kChains<T> * W);
-    scratch.states = memory.take<T>((kScanCheckpoint + 1) * kChains<T> * W);
+    scratch.decays = memory.take<T>(kDecays<T>);
+    scratch.states = memory.take<T>(kDecays<T> + kChains<T> * W);
     T* padded_checkpoint = memory.take<T>(size);
     for (T** row : {&scratch.dt, &scratch.slope, &scratch.dtu, &scratch.g, &scratch.y, &scratch.dz, &scratch.lambda_B,
                     &scratch.lambda_A, &scratch.in[0], &scratch.in[1], &scratch.in[2], &scratch.in[3], &scratch.out[0],
@@ -164,7 +164,7 @@ struct Backward {
   }
 
   struct Scratch {  // rows of one tile and chunk
-    T *dt, *slope, *dtu, *g, *y, *dz, *lambda_B, *lambda_A, *in[4], *out[3], *decay, *states;
+    T *dt, *slope, *dtu, *g, *y, *dz, *lambda_B, *lambda_A, *in[4], *out[3], *decays, *states;
   };
 
   void run_tile(int64_t b, int64_t start, int steps, const Tile& tile, const Scratch& scratch, Coefficients<T> B,
@@ -184,28 +184,31 @@ struct Backward {
     const T largest_dt = prepare(steps, u, delta, dout, z, bias, D, scratch);
     const int64_t local = (i - parameters.first) * s.tile_states(), global = i * s.tile_states();
     const bool clamp = !(largest_dt * parameters.largest_A[i - parameters.first] < T(126));
-    const BackwardTile<T> rows{scratch.dt,       scratch.dtu,      scratch.g,     scratch.y,
-                               scratch.lambda_B, scratch.lambda_A, scratch.decay, scratch.states};
-    choose_clamp<T>(clamp, [&](auto clamped) {
+    const AdjointRows<T> rows{scratch.dt, scratch.dtu, scratch.g, scratch.lambda_B, scratch.lambda_A};
+    for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
+      const int64_t in_tile = n * kTile;
+      choose_clamp<T>(clamp, [&](auto clamped) {
+        decay_block<T, clamped.value>(steps, scratch.dt, parameters.A + local + in_tile, scratch.decays);
+      });
       choose(s.channel_B, [&](auto channel_B) {
         choose(s.channel_C, [&](auto channel_C) {
+          const Coefficients<T> B_n = channel_B.value ? Coefficients<T>{parameters.B + local + in_tile, 0}
+                                                      : Coefficients<T>{B.data + n, B.step};
+          const Coefficients<T> C_n = channel_C.value ? Coefficients<T>{parameters.C + local + in_tile, 0}
+                                                      : Coefficients<T>{C.data + n, C.step};
           choose(bool(scan.z), [&](auto gated) {
-            for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
-              const int64_t in_tile = n * kTile;
-              backward_block<T, clamped.value, channel_B.value, channel_C.value, gated.value>(
-                  steps, rows,
-                  channel_B.value ? Coefficients<T>{parameters.B + local + in_tile, 0}
-                                  : Coefficients<T>{B.data + n, B.step},
-                  channel_C.value ? Coefficients<T>{parameters.C + local + in_tile, 0}
-                                  : Coefficients<T>{C.data + n, C.step},
-                  parameters.A + local + in_tile, checkpoint + in_tile, adjoint + in_tile, sums.A + global + in_tile,
-                  channel_B.value ? sums.B + global + in_tile : dB + n * steps * W,
-                  channel_C.value ? sums.C + global + in_tile : dC + n * steps * W);
-            }
+            walk_block<T, channel_B.value, channel_C.value, gated.value, true>(steps, Straight{}, scratch.decays,
+                                                                               scratch.dtu, scratch.y, B_n, C_n,
+                                                                               checkpoint + in_tile, scratch.states);
           });
+          adjoint_block<T, channel_B.value, channel_C.value>(
+              steps, Straight{}, rows, scratch.decays, scratch.states, B_n, C_n, parameters.A + local + in_tile,
+              adjoint + in_tile, sums.A + global + in_tile,
+              channel_B.value ? sums.B + global + in_tile : dB + n * steps * W,
+              channel_C.value ? sums.C + global + in_tile : dC + n * steps * W);
         });
       });
-    });
+    }
     finish(b, start, steps, tile, u, D, scratch, sums.D + i * kTile, sums.bias + i * kTile);
   }
 

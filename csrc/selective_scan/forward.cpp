@@ -15,11 +15,13 @@ struct Forward {
     const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(),
                   row_states = kScanCheckpoint * s.padded_states;
     Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
-                     2 * Workspace::bytes<T>(row_states) + 8 * Workspace::bytes<T>(rows));
+                     2 * Workspace::bytes<T>(row_states) + Workspace::bytes<T>(kDecays<T>) +
+                     8 * Workspace::bytes<T>(rows));
     const Parameters<T> parameters(scan, s, first, end, memory);
     T* states = memory.take<T>((end - first) * size);
     T* B_rows = memory.take<T>(row_states);
     T* C_rows = memory.take<T>(row_states);
+    T* decays = memory.take<T>(kDecays<T>);
     T *dt = memory.take<T>(rows), *dtu = memory.take<T>(rows), *y = memory.take<T>(rows);
     T *u_rows = memory.take<T>(rows), *delta_rows = memory.take<T>(rows), *z_rows = memory.take<T>(rows);
     T *out_rows = memory.take<T>(rows), *addend_rows = memory.take<T>(rows);
@@ -60,20 +62,20 @@ struct Forward {
           const T largest_dt = prepare(steps, u, delta, addend, bias, D, dt, dtu, y);
           const bool clamp = !(largest_dt * parameters.largest_A[i - first] < T(126));
 
-          choose_clamp<T>(clamp, [&](auto clamped) {
+          for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
+            const int64_t at_n = (i - first) * size + n * kTile;
+            choose_clamp<T>(
+                clamp, [&](auto clamped) { decay_block<T, clamped.value>(steps, dt, parameters.A + at_n, decays); });
             choose(s.channel_B, [&](auto channel_B) {
               choose(s.channel_C, [&](auto channel_C) {
-                for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
-                  const int64_t at_n = (i - first) * size + n * kTile;
-                  forward_block<T, clamped.value, channel_B.value, channel_C.value>(
-                      steps, dt, dtu, y,
-                      channel_B.value ? Coefficients<T>{parameters.B + at_n, 0} : Coefficients<T>{B.data + n, B.step},
-                      channel_C.value ? Coefficients<T>{parameters.C + at_n, 0} : Coefficients<T>{C.data + n, C.step},
-                      parameters.A + at_n, states + at_n);
-                }
+                walk_block<T, channel_B.value, channel_C.value, true, false>(
+                    steps, Straight{}, decays, dtu, y,
+                    channel_B.value ? Coefficients<T>{parameters.B + at_n, 0} : Coefficients<T>{B.data + n, B.step},
+                    channel_C.value ? Coefficients<T>{parameters.C + at_n, 0} : Coefficients<T>{C.data + n, C.step},
+                    states + at_n, states + at_n);
               });
             });
-          });
+          }
 
           const Plane out_plane = at(scan.out);
           const Rows<T> out = rows_for<T>(out_plane, tile.channels, out_rows);

@@ -39,6 +39,9 @@ struct Sizes {
   int64_t tile_states() const { return padded_states * kTile; }
 };
 
+template <class T>
+constexpr int64_t kDecays = int64_t(kScanCheckpoint) * kChains<T> * kLanes<T>;  // numbers that one chunk's decays take
+
 // (E, N) or one batch entry of (b, E, N), packed as [padded_states][kTile] for one tile, zeros in the padding.
 template <class T>
 TM_INLINE void pack_states(const char* data, DType dtype, int64_t channel, int64_t state, const Sizes<T>& sizes,
