@@ -1,57 +1,18 @@
-#include "selective_scan/scan_setup.h"
+#include "selective_scan/scan_sums.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
-
-// Sums over batch and time of one slice of the batch; slices are added up at the end, in order.
-template <class T>
-struct ChannelSums {
-  T *A, *B, *C;  // [tiles][padded_states][kTile]
-  T *D, *bias;   // [tiles][kTile]
-
-  static int64_t count(const Sizes<T>& s) {
-    return s.tiles * ((1 + s.channel_B + s.channel_C) * s.tile_states() + 2 * kTile);
-  }
-  ChannelSums(T* memory, const Sizes<T>& s) {
-    const int64_t size = s.tiles * s.tile_states();
-    A = memory;
-    B = A + size;
-    C = B + (s.channel_B ? size : 0);
-    D = C + (s.channel_C ? size : 0);
-    bias = D + s.tiles * kTile;
-  }
-};
 
 template <class T>
 struct Backward {
   const SelectiveScanBackward& scan;
   Sizes<T> s{scan};
   Split split{s.batch, s.tiles, scan.threads};
-  bool shared_bias = scan.ddelta_bias && scan.ddelta_bias.shape[0] == 1;
-
-  // dB and dC of the task parts that share a batch entry: [parts][batch][groups][rows][states], added up at the end.
-  int64_t B_rows = coefficient_rows(scan.B), C_rows = coefficient_rows(scan.C);
-  int64_t B_count = s.batch * s.groups * B_rows * s.states, C_count = s.batch * s.groups * C_rows * s.states;
-  T *B_sums = nullptr, *C_sums = nullptr;
-  T* channel_sums = nullptr;
-
-  int64_t coefficient_rows(const Tensor& x) const { return x.rank == 2 ? 0 : x.shape[x.rank - 1] == 1 ? 1 : s.length; }
+  ScanSums<T> total{s, split, scan.B, scan.C, scan};
 
   void run() {
-    const int64_t sums = ChannelSums<T>::count(s) * split.slices;
-    Workspace memory(Workspace::bytes<T>(sums) + (split.parts > 1 ? Workspace::bytes<T>(split.parts * B_count) +
-                                                                        Workspace::bytes<T>(split.parts * C_count)
-                                                                  : 0));
-    channel_sums = memory.take<T>(sums);
-    memset(channel_sums, 0, sizeof(T) * sums);
-    const auto own = [&](const Tensor& x, int64_t count) {
-      T* to = split.parts > 1 ? memory.take<T>(split.parts * count) : static_cast<T*>(x.data);
-      if (to) memset(to, 0, sizeof(T) * (split.parts > 1 ? split.parts : 1) * count);
-      return to;
-    };
-    if (scan.dB && !s.channel_B) B_sums = own(scan.dB, B_count);
-    if (scan.dC && !s.channel_C) C_sums = own(scan.dC, C_count);
-
+    Workspace memory(total.bytes());
+    total.take(memory);
     run_tasks(
         split.tasks(), scan.threads,
         [](int task, void* self) {
@@ -59,34 +20,7 @@ struct Backward {
           static_cast<const Backward*>(self)->run_task(task);
         },
         this);
-
-    if (split.parts > 1) {
-      if (B_sums) add_up(B_sums, B_count, split.parts, static_cast<T*>(scan.dB.data));
-      if (C_sums) add_up(C_sums, C_count, split.parts, static_cast<T*>(scan.dC.data));
-    }
-    const int64_t stride = ChannelSums<T>::count(s);
-    for (int slice = 1; slice < split.slices; ++slice)
-      for (int64_t j = 0; j < stride; ++j) channel_sums[j] += channel_sums[slice * stride + j];
-    const ChannelSums<T> total(channel_sums, s);
-    for (int64_t i = 0; i < s.tiles; ++i) {
-      const Tile tile = s.tile(i);
-      const int64_t at = i * s.tile_states();
-      if (scan.dA) unpack_states<T>(total.A + at, scan.dA, s, tile);
-      if (scan.dB && s.channel_B) unpack_states<T>(total.B + at, scan.dB, s, tile);
-      if (scan.dC && s.channel_C) unpack_states<T>(total.C + at, scan.dC, s, tile);
-      if (scan.dD) memcpy(static_cast<T*>(scan.dD.data) + tile.channel, total.D + i * kTile, sizeof(T) * tile.channels);
-      if (shared_bias)
-        memcpy(static_cast<T*>(scan.ddelta_bias.data) + tile.channel, total.bias + i * kTile,
-               sizeof(T) * tile.channels);
-    }
-  }
-
-  static void add_up(const T* parts, int64_t count, int number, T* to) {
-    for (int64_t j = 0; j < count; ++j) {
-      T sum = 0;
-      for (int p = 0; p < number; ++p) sum += parts[p * count + j];
-      to[j] = sum;
-    }
+    total.add_up();
   }
 
   void run_task(int task) const {
@@ -100,7 +34,7 @@ struct Backward {
                      Workspace::bytes<T>(kDecays<T>) + Workspace::bytes<T>(kDecays<T> + kChains<T> * W) +
                      Workspace::bytes<T>(size) + 15 * Workspace::bytes<T>(rows));
     const Parameters<T> parameters(scan, s, first, end, memory);
-    const ChannelSums<T> sums(channel_sums + slice * ChannelSums<T>::count(s), s);
+    const ChannelSums<T> sums = total.of_slice(slice);
     T* adjoint = memory.take<T>((end - first) * size);
     T *B_buffer = memory.take<T>(row_states), *C_buffer = memory.take<T>(row_states);
     T *dB = memory.take<T>(row_states * W), *dC = memory.take<T>(row_states * W);
@@ -121,7 +55,7 @@ struct Backward {
         else
           memset(lambda, 0, sizeof(T) * size);
       }
-      if (scan.ddelta_bias && !shared_bias)
+      if (total.bias_per_sample())
         for (int64_t i = first; i < end; ++i) memset(sums.bias + i * kTile, 0, sizeof(T) * kTile);
 
       for (int64_t chunk = s.chunks - 1; chunk >= 0; --chunk) {
@@ -146,9 +80,9 @@ struct Backward {
           run_tile(b, start, steps, tile, scratch, B, C, parameters, i, checkpoint, adjoint + (i - first) * size, dB,
                    dC, sums);
           if (i + 1 == end || s.tile(i + 1).group != tile.group) {
-            const int64_t entry = (part * s.batch + b) * s.groups + tile.group;
-            if (B_sums) collect(dB, steps, start, B_rows, B_sums + entry * B_rows * s.states);
-            if (C_sums) collect(dC, steps, start, C_rows, C_sums + entry * C_rows * s.states);
+            const auto row = [&](int64_t t) { return scan.reverse ? s.length - 1 - start - t : start + t; };
+            total.collect_B(dB, steps, part, b, tile.group, row);
+            total.collect_C(dC, steps, part, b, tile.group, row);
           }
         }
       }
@@ -156,7 +90,7 @@ struct Backward {
       for (int64_t i = first; i < end; ++i) {
         const Tile tile = s.tile(i);
         if (scan.dinitial_state) unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, s, tile, b);
-        if (scan.ddelta_bias && !shared_bias)
+        if (total.bias_per_sample())
           memcpy(static_cast<T*>(scan.ddelta_bias.data) + b * s.channels + tile.channel, sums.bias + i * kTile,
                  sizeof(T) * tile.channels);
       }
@@ -287,26 +221,6 @@ struct Backward {
     if (scan.du) write_rows<T>(at(scan.du), du, steps, tile.channels);
     if (scan.ddelta) write_rows<T>(at(scan.ddelta), ddelta, steps, tile.channels);
     if (scan.dz) write_rows<T>(at(scan.dz), dz, steps, tile.channels);
-  }
-
-  // Adds the lanes of the partial sums ([states / kStates][steps][kStates][lanes]) into rows of `states`.
-  void collect(const T* partial, int steps, int64_t start, int64_t rows, T* to) const {
-    constexpr int S = kStates<T>, W = kLanes<T>;
-    for (int t = 0; t < steps; ++t) {
-      const int64_t step = start + t;
-      T* row = to + (rows == 1 ? 0 : scan.reverse ? rows - 1 - step : step) * s.states;
-      const auto lanes = [&](int64_t n) { return partial + ((n - n % S) * steps + t * S + n % S) * W; };
-      int64_t n = 0;
-      for (; n + W <= s.states; n += W) {
-        Vec<T> r[W];
-        for (int k = 0; k < W; ++k) r[k] = load<T>(lanes(n + k));
-        transpose<T>(r);
-        for (int half = W / 2; half > 0; half /= 2)
-          for (int k = 0; k < half; ++k) r[k] += r[k + half];
-        store<T>(row + n, load<T>(row + n) + r[0]);
-      }
-      for (; n < s.states; ++n) row[n] += sum<T>(load<T>(lanes(n)));
-    }
   }
 };
 

@@ -19,7 +19,9 @@ struct Sizes {
   int64_t batch, channels, length, states, padded_states, groups, group_channels, group_tiles, tiles, chunks;
   bool channel_B, channel_C;  // (E, N): one value a channel, none a time step
 
-  explicit Sizes(const SelectiveScan& s)
+  Sizes() = default;
+  template <class Scan>  // a SelectiveScan, or one direction of several
+  explicit Sizes(const Scan& s)
       : batch(s.u.shape[0]), channels(s.u.shape[1]), length(s.u.shape[2]), states(s.A.shape[1]) {
     padded_states = (states + kStates<T> - 1) / kStates<T> * kStates<T>;
     channel_B = s.B.rank == 2;
@@ -80,14 +82,16 @@ TM_INLINE void pack_channels(const Tensor& x, const Tile& tile, T* to, int64_t b
 // The parameters of one task's tiles.
 template <class T>
 struct Parameters {
-  T *A, *B = nullptr, *C = nullptr;  // [tiles][padded_states][kTile]; A in log2 units; B, C only per channel
-  T* largest_A;                      // [tiles]
-  int64_t first;
+  T *A = nullptr, *B = nullptr, *C = nullptr;  // [tiles][padded_states][kTile]; A in log2 units; B, C only per channel
+  T* largest_A = nullptr;                      // [tiles]
+  int64_t first = 0;
 
   static int64_t bytes(const Sizes<T>& s, int64_t tiles) {
     return (1 + s.channel_B + s.channel_C) * Workspace::bytes<T>(tiles * s.tile_states()) + Workspace::bytes<T>(tiles);
   }
-  Parameters(const SelectiveScan& scan, const Sizes<T>& s, int64_t first_tile, int64_t end_tile, Workspace& memory)
+  Parameters() = default;
+  template <class Scan>
+  Parameters(const Scan& scan, const Sizes<T>& s, int64_t first_tile, int64_t end_tile, Workspace& memory)
       : first(first_tile) {
     const int64_t tiles = end_tile - first_tile, size = s.tile_states();
     A = memory.take<T>(tiles * size);
