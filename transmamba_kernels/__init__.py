@@ -1,7 +1,8 @@
-"""Fast kernels for Mamba: selective scan and causal convolution, on compiled code of our own."""
+"""Fast kernels for Mamba: selective scan, causal convolution and their decoding steps, on compiled code of our own."""
 
 from transmamba_kernels.bidirectional_scan import bidirectional_scan
 from transmamba_kernels.causal_conv1d import causal_conv1d
 from transmamba_kernels.selective_scan import selective_scan
+from transmamba_kernels.state_update import state_update
 
-__all__ = ["bidirectional_scan", "causal_conv1d", "selective_scan"]
+__all__ = ["bidirectional_scan", "causal_conv1d", "selective_scan", "state_update"]

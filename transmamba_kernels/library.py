@@ -26,8 +26,8 @@ def register(schema: str, *, kernel: Callable[..., Any], fake: Callable[..., Any
 
     Args:
         schema: ``"name(Tensor x, ...) -> ..."``.
-        kernel: Runs on real tensors; returns a tuple, with None for outputs that were not asked for. The operator's own
-            outputs are tensors all: it returns empty ones in their place.
+        kernel: Runs on real tensors; returns a tensor, or a tuple with None for outputs that were not asked for. The
+            operator's own outputs are tensors all: it returns empty ones in their place.
         fake: Allocates outputs of the same shapes, strides and dtypes, and does nothing else.
     """
     name = schema.split("(", 1)[0]
@@ -37,9 +37,12 @@ def register(schema: str, *, kernel: Callable[..., Any], fake: Callable[..., Any
     return getattr(torch.ops.transmamba, name).default
 
 
-def _without_none(function: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    def run(*args: Any) -> tuple[Tensor, ...]:
-        return tuple(args[0].new_empty(0) if output is None else output for output in function(*args))
+def _without_none(function: Callable[..., Any]) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    def run(*args: Any) -> Tensor | tuple[Tensor, ...]:
+        outputs = function(*args)
+        if isinstance(outputs, Tensor):
+            return outputs
+        return tuple(args[0].new_empty(0) if output is None else output for output in outputs)
 
     return run
 

@@ -6,6 +6,7 @@
 #include "causal_conv1d/causal_conv1d.h"
 #include "core/parallel.h"
 #include "selective_scan/selective_scan.h"
+#include "state_update/state_update.h"
 
 namespace py = pybind11;
 using namespace transmamba;
@@ -77,4 +78,10 @@ PYBIND11_MODULE(_native, m) {
                                   dbias,
                                   dinitial_state});
         });
+
+  m.def("state_update", [](Tensor state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
+                           Tensor dt_bias, bool softplus, std::vector<int64_t> rows, int threads, Tensor out) {
+    const py::gil_scoped_release release;
+    state_update({state, x, dt, A, B, C, D, z, dt_bias, softplus, std::move(rows), threads, out});
+  });
 }
