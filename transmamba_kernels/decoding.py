@@ -55,3 +55,17 @@ def state_rows(name: str, indices: Tensor | None, rows: int) -> list[int]:
         twice = next(row for row in picked if picked.count(row) > 1)
         raise ValueError(f"{name} must hold every row at most once, got {twice} {picked.count(twice)} times")
     return picked
+
+
+def positions(name: str, seen: Tensor | None) -> list[int]:
+    """How many tokens each batch entry has seen; an empty list without ``seen``.
+
+    Raises:
+        ValueError: One is negative.
+    """
+    if seen is None:
+        return []
+    counts = seen.tolist()
+    if counts and min(counts) < 0:
+        raise ValueError(f"{name} must not be negative, got {min(counts)}")
+    return counts

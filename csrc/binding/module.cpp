@@ -4,6 +4,7 @@
 
 #include "binding/tensor_caster.h"
 #include "causal_conv1d/causal_conv1d.h"
+#include "conv_state_update/conv_state_update.h"
 #include "core/parallel.h"
 #include "selective_scan/selective_scan.h"
 #include "state_update/state_update.h"
@@ -83,5 +84,10 @@ PYBIND11_MODULE(_native, m) {
                            Tensor dt_bias, bool softplus, std::vector<int64_t> rows, int threads, Tensor out) {
     const py::gil_scoped_release release;
     state_update({state, x, dt, A, B, C, D, z, dt_bias, softplus, std::move(rows), threads, out});
+  });
+  m.def("conv_state_update", [](Tensor x, Tensor state, Tensor weight, Tensor bias, bool silu,
+                                std::vector<int64_t> positions, std::vector<int64_t> rows, int threads, Tensor out) {
+    const py::gil_scoped_release release;
+    conv_state_update({x, state, weight, bias, silu, std::move(positions), std::move(rows), threads, out});
   });
 }

@@ -9,7 +9,13 @@ from transmamba_kernels.backends import CPP, REFERENCE, Backends
 
 
 def test_public_names():
-    assert transmamba_kernels.__all__ == ["bidirectional_scan", "causal_conv1d", "selective_scan", "state_update"]
+    assert transmamba_kernels.__all__ == [
+        "bidirectional_scan",
+        "causal_conv1d",
+        "conv_state_update",
+        "selective_scan",
+        "state_update",
+    ]
 
 
 def test_a_missing_module_explains_itself_on_first_use(monkeypatch):
