@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transmamba.layers.checks import positive_int, tokens_of_width
-from transmamba_kernels import causal_conv1d, selective_scan
+from transmamba_kernels import causal_conv1d, conv_state_update, selective_scan, state_update
 
 
 class Mamba(nn.Module):
@@ -83,7 +83,7 @@ class Mamba(nn.Module):
 
         With ``inference_params`` (mamba_ssm's: ``seqlen_offset`` and ``key_value_memory_dict``) the layer's states are
         created or found under ``layer_idx`` and updated in place: at offset 0 the whole prompt is scanned, later one
-        token takes :meth:`step` and several tokens continue the scan.
+        token takes :meth:`step`, which has no gradients, and several tokens continue the scan.
         """
         tokens_of_width(hidden_states, self.d_model)
         if inference_params is None:
@@ -106,8 +106,9 @@ class Mamba(nn.Module):
             ssm_state.copy_(last_state)
         return self.out_proj(y)
 
+    @torch.no_grad()
     def step(self, hidden_states: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Advance by one token.
+        """Advance by one token, for decoding: without gradients.
 
         Args:
             hidden_states: ``(batch, 1, d_model)``.
@@ -121,21 +122,21 @@ class Mamba(nn.Module):
         if hidden_states.shape[1] != 1:
             raise ValueError(f"step takes one token at a time, got hidden_states of length {hidden_states.shape[1]}")
         x, z = self.in_proj(hidden_states.squeeze(1)).chunk(2, dim=-1)
-        conv_state.copy_(torch.roll(conv_state, shifts=-1, dims=-1))
-        conv_state[..., -1] = x
-        x = (conv_state * self.conv1d.weight.squeeze(1)).sum(-1)
-        if self.conv1d.bias is not None:
-            x = x + self.conv1d.bias
-        x = F.silu(x).to(hidden_states.dtype)
-
+        x = conv_state_update(x, conv_state, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        A = state_matrix(self.A_log)
-        dt = F.softplus((F.linear(dt, self.dt_proj.weight) + self.dt_proj.bias).to(A.dtype))
-        decay = torch.exp(dt.unsqueeze(-1) * A)
-        update = (dt * x).unsqueeze(-1) * B.unsqueeze(1)
-        ssm_state.copy_(ssm_state.to(A.dtype) * decay + update)
-        y = (ssm_state.to(A.dtype) * C.unsqueeze(1)).sum(-1) + self.D * x
-        y = (y * F.silu(z.to(y.dtype))).to(hidden_states.dtype)
+        y = state_update(
+            ssm_state,
+            x,
+            F.linear(dt, self.dt_proj.weight),
+            state_matrix(self.A_log),
+            B,
+            C,
+            self.D,
+            z,
+            # The op adds the bias of dt_proj, before the softplus.
+            self.dt_proj.bias,
+            dt_softplus=True,
+        )
         return self.out_proj(y).unsqueeze(1), conv_state, ssm_state
 
     def allocate_inference_cache(self, batch_size: int, max_seqlen: int, dtype=None) -> tuple[Tensor, Tensor]:

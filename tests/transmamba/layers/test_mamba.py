@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.tolerances import assert_close
 from transmamba.layers import Mamba
 
 
@@ -66,6 +67,19 @@ def test_step_agrees_with_forward_token_by_token(layer):
         assert conv is conv_state
         assert ssm is ssm_state
         torch.testing.assert_close(out[:, 0], expected[:, t])
+
+
+def test_steps_in_sixteen_bits_stay_near_the_scan():
+    torch.manual_seed(0)
+    layer = Mamba(12, d_state=5, d_conv=3, dtype=torch.bfloat16)
+    x = torch.randn(2, 9, 12, dtype=torch.bfloat16)
+    conv_state, _ = layer.allocate_inference_cache(2, 9)
+    ssm_state = layer.allocate_inference_cache(2, 9, torch.float32)[1]
+    outputs = [layer.step(x[:, t : t + 1], conv_state, ssm_state)[0] for t in range(9)]
+    assert not outputs[0].requires_grad
+    assert outputs[0].dtype == torch.bfloat16
+    with torch.no_grad():
+        assert_close(torch.cat(outputs, dim=1), layer(x).double(), torch.bfloat16)
 
 
 @pytest.mark.parametrize("cuts", [[4, 1, 1, 3], [1, 2, 6], [2, 7]])
