@@ -47,4 +47,6 @@ SELECTIVE_SCAN = (
     Peer("associative_scan", "torch_associative_scan"),
 )
 CAUSAL_CONV1D = (Peer("torch", "torch_conv1d"),)
+STATE_UPDATE = (Peer("torch", "torch_step"), Peer("transformers", "transformers_slow", **_TRANSFORMERS))
+CONV_STATE_UPDATE = STATE_UPDATE
 BIDIRECTIONAL_SCAN = (Peer("two scans, flips", "flipped_scans"),)
