@@ -10,7 +10,8 @@ import transmamba_kernels
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("csrc", "transmamba_kernels", "transmamba", "benchmarks", "tests", "docs")
-OPS = transmamba_kernels.__all__
+PUBLIC = transmamba_kernels.__all__
+OPS = [name for name in PUBLIC if not inspect.ismodule(getattr(transmamba_kernels, name))]
 LONGEST = 320  # lines: "about 300"
 
 # What a package may import at run time of this project, itself included. Imports run one way.
@@ -96,6 +97,11 @@ def test_every_op_has_its_rooms(op):
 def test_every_kernel_folder_is_an_op():
     folders = {path.parent.name for path in (ROOT / "transmamba_kernels").glob("*/reference.py")}
     assert folders == set(OPS)
+
+
+@pytest.mark.parametrize("module", sorted(set(PUBLIC) - set(OPS)))
+def test_public_modules_are_tested(module):
+    assert (ROOT / f"tests/transmamba_kernels/test_{module}.py").is_file()
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.rows import Measurements, Row
 from docs import measured
-from transmamba_kernels import __all__ as ops
+from tests.test_architecture import OPS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,7 +37,7 @@ def test_examples_run(page):
         exec(compile(blank + found.group(1), str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("op", ops)
+@pytest.mark.parametrize("op", OPS)
 def test_every_op_has_an_example(op):
     assert any(op in example for example in EXAMPLE.findall(measured.page_of(op).read_text()))
 
@@ -49,7 +49,7 @@ def test_links_inside_the_repository(page):
 
 
 def test_every_op_has_a_place_for_measurements():
-    assert measured.ops() == sorted(ops)
+    assert measured.ops() == sorted(OPS)
 
 
 def test_tables_are_the_measurements():
