@@ -11,7 +11,7 @@ from transmamba_kernels.backends import CPP
 from transmamba_kernels.checks import are_float_tensors, has_shape
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-_MAY_BE_COMPLEX = ("A", "B", "C", "initial_state", "A_reverse", "B_reverse", "C_reverse", "initial_state_reverse")
+MAY_BE_COMPLEX = ("A", "B", "C", "initial_state", "A_reverse", "B_reverse", "C_reverse", "initial_state_reverse")
 
 
 def check(tensors: Sequence[Any], names: Sequence[str] = NAMES) -> None:
@@ -20,7 +20,7 @@ def check(tensors: Sequence[Any], names: Sequence[str] = NAMES) -> None:
     Args:
         names: What they are called in messages.
     """
-    are_float_tensors(names, tensors, required=5, may_be_complex=_MAY_BE_COMPLEX)
+    are_float_tensors(names, tensors, required=5, may_be_complex=MAY_BE_COMPLEX)
     u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
     if u.dim() != 3:
         raise ValueError(f"{names[0]} must have shape (batch, d_inner, length), got {tuple(u.shape)}")

@@ -1,0 +1,160 @@
+"""What the tensors of a multi-scan must be, and which of them belong to a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from transmamba_kernels.checks import are_float_tensors
+from transmamba_kernels.selective_scan.arguments import MAY_BE_COMPLEX, NAMES
+
+_checked = WeakTensorKeyDictionary()
+
+
+def check(tensors: Sequence[Any], orders: Any) -> None:
+    """Raise unless the tensors, in the order of :data:`NAMES`, and the shape of ``orders`` fit each other."""
+    are_float_tensors(NAMES, tensors, required=5, may_be_complex=MAY_BE_COMPLEX)
+    u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
+    if not isinstance(orders, Tensor):
+        raise TypeError(f"orders must be a tensor, got {type(orders).__name__}")
+    if orders.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"orders must be int64 or int32, got {str(orders.dtype).removeprefix('torch.')}")
+    if not orders.is_cpu and orders.device != u.device:
+        raise ValueError(f"orders must be on the CPU or the device of u, {u.device}, got {orders.device}")
+    if orders.dim() != 2 or orders.shape[0] < 1:
+        raise ValueError(f"orders must have shape (K, length) with K of at least 1, got {tuple(orders.shape)}")
+    K = orders.shape[0]
+    if u.dim() not in (3, 4) or (u.dim() == 4 and u.shape[1] != K):
+        raise ValueError(
+            f"u must have shape (batch, d_inner, length) or (batch, K, d_inner, length) with K = {K}, "
+            f"got {tuple(u.shape)}"
+        )
+    batch, d_inner, length = u.shape[0], u.shape[-2], u.shape[-1]
+    if orders.shape[1] != length:
+        raise ValueError(f"orders must have shape (K, length) with u's length = {length}, got {tuple(orders.shape)}")
+    sequence = (batch, d_inner, length)
+    _has_one_of(
+        "delta", delta, {"(batch, d_inner, length)": sequence, "(batch, K, d_inner, length)": _own(sequence, K)}
+    )
+    d_state = A.shape[-1] if A.dim() in (2, 3) else 0
+    if d_state < 1 or A.shape not in ((d_inner, d_state), (K, d_inner, d_state)):
+        raise ValueError(
+            f"A must have shape (d_inner, d_state) or (K, d_inner, d_state) with d_inner = {d_inner} and K = {K}, "
+            f"got {tuple(A.shape)}"
+        )
+    for name, M in (("B", B), ("C", C)):
+        _check_coefficients(name, M, batch, K, d_inner, d_state, length)
+    if B.dim() == 5 and C.dim() == 5 and B.shape[2] != C.shape[2] and 1 not in (B.shape[2], C.shape[2]):
+        raise ValueError(f"B and C must have as many groups as each other, or one; got {B.shape[2]} and {C.shape[2]}")
+    for name, parameter in (("D", D), ("delta_bias", delta_bias)):
+        if parameter is not None:
+            _has_one_of(name, parameter, {"(d_inner,)": (d_inner,), "(K, d_inner)": (K, d_inner)})
+    if z is not None:
+        _has_one_of("z", z, {"(batch, d_inner, length)": sequence})
+    if initial_state is not None:
+        state = (batch, d_inner, d_state)
+        shapes = {"(batch, d_inner, d_state)": state, "(batch, K, d_inner, d_state)": _own(state, K)}
+        _has_one_of("initial_state", initial_state, shapes)
+
+
+def permutations(orders: Tensor) -> Tensor:
+    """``orders`` as a contiguous int64 tensor of its own, after a check of every row.
+
+    What a kernel indexes with must stay what was checked, so it is a copy that nobody else holds. It is kept for as
+    long as ``orders`` lives unchanged; only what is written past torch, through numpy for example, goes unnoticed, and
+    then the copy's order is walked.
+
+    Raises:
+        ValueError: A row is no permutation of ``range(length)``; the message says which and why.
+    """
+    # The counter also sees writes through views; what an inference tensor has none of is checked each time.
+    state = None if orders.is_inference() else (orders._version, orders.data_ptr(), orders.shape, orders.stride())
+    found = _checked.get(orders)
+    if state is not None and found is not None and found[0] == state:
+        return found[1]
+    copy = orders.detach().to(torch.int64, copy=True, memory_format=torch.contiguous_format)
+    _check_rows(copy)
+    if state is not None:
+        _checked[orders] = state, copy
+    return copy
+
+
+def directions(tensors: Sequence[Any], K: int) -> list[tuple[Any, ...]]:
+    """The tensors of each direction's own scan, without copies.
+
+    Args:
+        tensors: Those of the op in the order of :data:`NAMES`, checked.
+        K: The number of directions.
+
+    Returns:
+        For every direction ``(u, delta, A, B, C, D, delta_bias, initial_state)`` as one selective scan takes them;
+        ``z``, which gates the sum, is not among them. A tensor that is shared is the same object in all.
+    """
+    u, delta, A, B, C, D, _, delta_bias, initial_state = tensors
+    each = (
+        _along(u, 3, 1, K),
+        _along(delta, 3, 1, K),
+        _along(A, 2, 0, K),
+        _along(B, 3, 1, K),
+        _along(C, 3, 1, K),
+        _along(D, 1, 0, K),
+        _along(delta_bias, 1, 0, K),
+        _along(initial_state, 3, 1, K),
+    )
+    return list(zip(*each, strict=True))
+
+
+def _along(tensor: Tensor | None, shared: int, axis: int, K: int) -> Sequence[Tensor | None]:
+    """One view per direction of what has more than the ``shared`` number of dimensions."""
+    if tensor is None or tensor.dim() == shared:
+        return [tensor] * K
+    views = tensor.unbind(axis)
+    return views if len(views) == K else views * K
+
+
+def _own(shape: tuple[int, ...], K: int) -> tuple[int, ...]:
+    return (shape[0], K, *shape[1:])
+
+
+def _has_one_of(name: str, tensor: Tensor, allowed: dict[str, tuple[int, ...]]) -> None:
+    if tuple(tensor.shape) not in allowed.values():
+        text = " or ".join(f"{meaning} = {shape}" for meaning, shape in allowed.items())
+        raise ValueError(f"{name} must have shape {text}, got {tuple(tensor.shape)}")
+
+
+def _check_coefficients(name: str, M: Tensor, batch: int, K: int, d_inner: int, d_state: int, length: int) -> None:
+    shape = M.shape
+    if len(shape) in (3, 4, 5) and shape[0] == batch and shape[-2] == d_state and shape[-1] in (length, 1):
+        if len(shape) == 3:
+            return
+        if shape[1] in (K, 1):
+            if len(shape) == 5 and (shape[2] < 1 or d_inner % shape[2]):
+                raise ValueError(f"{name} has {shape[2]} groups, which must divide d_inner = {d_inner}")
+            return
+    raise ValueError(
+        f"{name} must have shape (batch, d_state, length) = ({batch}, {d_state}, {length}), "
+        f"(batch, K, d_state, length) or (batch, K, groups, d_state, length) with K = {K} or 1, "
+        f"any with a last dimension of 1; got {tuple(shape)}"
+    )
+
+
+def _check_rows(orders: Tensor) -> None:
+    length = orders.shape[1]
+    steps = torch.arange(length, device=orders.device)
+    if bool((orders.sort(dim=-1).values == steps).all()):
+        return
+    for k, row in enumerate(orders.tolist()):
+        visited: dict[int, int] = {}
+        for t, token in enumerate(row):
+            why = None
+            if not 0 <= token < length:
+                why = f"stands on {token} at step {t}"
+            elif token in visited:
+                why = f"visits token {token} twice, at steps {visited[token]} and {t}"
+            if why is not None:
+                raise ValueError(f"orders must hold a permutation of range({length}) in every row, but row {k} {why}")
+            visited[token] = t
