@@ -14,11 +14,13 @@ def leaf(t):
     return t.clone(memory_format=torch.preserve_format).requires_grad_() if real else t
 
 
-def check_compiled(op, cases, dynamic, **options):
+def check_compiled(op, cases, dynamic, same_bits=False, **options):
     """Compiled as one graph, ``op`` has the eager results and gradients for every one of the ``cases`` in turn.
 
     Args:
         cases: Inputs by name, of one call each.
+        same_bits: Hold it to the eager bits. Not so where the compiled graph's upstream gradient has another layout and
+            the sums another order.
         options: So that the op returns a sequence and a state.
     """
     torch._dynamo.reset()
@@ -32,8 +34,10 @@ def check_compiled(op, cases, dynamic, **options):
             gradients = {name: t.grad for name, t in leaves.items() if t is not None and t.requires_grad}
             results.append({"out": out.detach(), "state": state.detach(), **gradients})
         for name, expected in results[0].items():
-            # Not bit for bit: the upstream gradient may have another layout, and the sums another order.
-            assert_close(results[1][name], expected.double(), torch.float32, name)
+            if same_bits:
+                assert torch.equal(results[1][name], expected), name
+            else:
+                assert_close(results[1][name], expected.double(), torch.float32, name)
 
 
 def check_functional_gradient(op, inputs, names, **options):

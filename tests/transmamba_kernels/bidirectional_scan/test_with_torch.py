@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.transmamba_kernels import inside_torch
 from tests.transmamba_kernels.bidirectional_scan.cases import OWN, make_inputs
 from transmamba_kernels import bidirectional_scan
 
@@ -37,38 +38,20 @@ def test_opcheck(own, merge):
 @pytest.mark.parametrize("merge", ["sum", "none"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(dynamic, merge):
-    torch._dynamo.reset()
-    compiled = torch.compile(bidirectional_scan, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for length in (9, 70):
-        inputs = make_inputs(length=length)
-        results = []
-        for call in (bidirectional_scan, compiled):
-            leaves = {k: t.clone(memory_format=torch.preserve_format).requires_grad_() for k, t in inputs.items()}
-            out, last_state = call(**leaves, delta_softplus=True, return_last_state=True, merge=merge)
-            (out.sin().sum() + last_state.sum()).backward()
-            results.append({name: leaf.grad for name, leaf in leaves.items()})
-        for name, gradient in results[0].items():
-            torch.testing.assert_close(results[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+    cases = (make_inputs(length=length) for length in (9, 70))
+    options = {"delta_softplus": True, "return_last_state": True, "merge": merge}
+    inside_torch.check_compiled(bidirectional_scan, cases, dynamic, **options)
 
 
 def test_functional_gradient():
     inputs = make_inputs(own=("A",))
-
-    def loss(u):
-        return bidirectional_scan(**{**inputs, "u": u}, delta_softplus=True).square().sum()
-
-    u = inputs["u"].clone().requires_grad_()
-    loss(u).backward()
-    torch.testing.assert_close(torch.func.grad(loss)(inputs["u"]), u.grad)
+    inside_torch.check_functional_gradient(bidirectional_scan, inputs, ("u", "A_reverse"), delta_softplus=True)
 
 
 def test_second_derivative_is_refused():
-    inputs = make_inputs()
-    u = inputs["u"].requires_grad_()
-    out = bidirectional_scan(**inputs, delta_softplus=True, backend="cpp").square().sum()
-    (du,) = torch.autograd.grad(out, u, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        du.sum().backward()
+    inside_torch.check_second_derivative_is_refused(
+        bidirectional_scan, make_inputs(), delta_softplus=True, backend="cpp"
+    )
 
 
 def test_one_upstream_gradient():

@@ -1,7 +1,8 @@
-"""Inputs of the causal convolution, and both results to compare."""
+"""Inputs of the causal convolution, and how it is run to compare."""
 
 import torch
 
+from tests.transmamba_kernels.differentiate import differentiate
 from tests.transmamba_kernels.sequences import sequence
 from transmamba_kernels import causal_conv1d
 
@@ -27,23 +28,14 @@ def make_inputs(
     return {name: None if name in without else tensor for name, tensor in inputs.items()}
 
 
-def run(inputs, backend, *, dtype=None, activation="silu", reverse=False, upstream_layout="channel_first"):
-    """Outputs and every gradient, by name, under random upstream gradients of both outputs."""
-    leaves = {
-        name: None if t is None else (t.detach() if dtype is None else t.detach().to(dtype)).requires_grad_()
-        for name, t in inputs.items()
-    }
-    out, final_state = causal_conv1d(
-        **leaves, activation=activation, return_final_state=True, reverse=reverse, backend=backend
+def run(inputs, backend, *, activation="silu", **options):
+    """Outputs and every gradient, by name; see :func:`differentiate`."""
+    return differentiate(
+        causal_conv1d,
+        inputs,
+        ("out", "final_state"),
+        activation=activation,
+        return_final_state=True,
+        backend=backend,
+        **options,
     )
-    torch.manual_seed(1)
-    dout = sequence(*out.shape, upstream_layout, inputs["x"].dtype)  # not of `dtype`: equal in every comparison
-    dfinal_state = torch.randn(final_state.shape, dtype=inputs["x"].dtype)
-    torch.autograd.backward((out, final_state), (dout.to(out.dtype), dfinal_state.to(out.dtype)))
-    results = {"out": out.detach(), "final_state": final_state.detach()}
-    for name, leaf in leaves.items():
-        if leaf is not None:
-            assert leaf.grad is not None, f"no gradient for {name}"
-            assert leaf.grad.dtype == leaf.dtype
-            results[f"d{name}"] = leaf.grad
-    return results

@@ -1,11 +1,10 @@
 """The op inside torch: gradcheck, opcheck, compile, export, transforms, autocast, forks."""
 
-import multiprocessing
-
 import pytest
 import torch
 
 from tests.tolerances import assert_close
+from tests.transmamba_kernels import inside_torch
 from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, run
 from transmamba_kernels import causal_conv1d
 
@@ -61,20 +60,8 @@ def test_opcheck(options):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(dynamic):
-    torch._dynamo.reset()
-    compiled = torch.compile(causal_conv1d, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for length in (9, 70, 33):
-        inputs = make_inputs(length=length)
-        leaves = [
-            {k: t.clone(memory_format=torch.preserve_format).requires_grad_() for k, t in inputs.items()}
-            for _ in range(2)
-        ]
-        for call, given in zip((causal_conv1d, compiled), leaves, strict=True):
-            out, final_state = call(**given, activation="silu", return_final_state=True)
-            (out.sin().sum() + final_state.square().sum()).backward()
-        for name in inputs:
-            # Not bit for bit: the upstream gradient may have another layout, and the sums another order.
-            assert_close(leaves[1][name].grad, leaves[0][name].grad.double(), torch.float32, name)
+    cases = (make_inputs(length=length) for length in (9, 70, 33))
+    inside_torch.check_compiled(causal_conv1d, cases, dynamic, activation="silu", return_final_state=True)
 
 
 def test_compile_without_gradients():
@@ -98,23 +85,11 @@ def test_export():
 
 def test_functional_gradient():
     inputs = make_inputs()
-
-    def loss(x, weight):
-        return causal_conv1d(**{**inputs, "x": x, "weight": weight}, activation="silu").square().sum()
-
-    dx, dweight = torch.func.grad(loss, argnums=(0, 1))(inputs["x"], inputs["weight"])
-    x, weight = inputs["x"].clone().requires_grad_(), inputs["weight"].clone().requires_grad_()
-    loss(x, weight).backward()
-    torch.testing.assert_close((dx, dweight), (x.grad, weight.grad))
+    inside_torch.check_functional_gradient(causal_conv1d, inputs, ("x", "weight"), activation="silu")
 
 
 def test_second_derivative_is_refused():
-    inputs = make_inputs()
-    x = inputs["x"].requires_grad_()
-    out = causal_conv1d(**inputs, activation="silu", backend="cpp").square().sum()
-    (dx,) = torch.autograd.grad(out, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        dx.sum().backward()
+    inside_torch.check_second_derivative_is_refused(causal_conv1d, make_inputs(), activation="silu", backend="cpp")
 
 
 def test_second_derivative_through_the_reference():
@@ -147,17 +122,5 @@ def test_subclasses_and_parameters():
     assert causal_conv1d(**{**inputs, "weight": torch.nn.Parameter(inputs["weight"])}).requires_grad
 
 
-def _in_a_child(queue):
-    torch.set_num_threads(1)
-    queue.put(run(make_inputs(), "cpp")["dx"].sum().item())
-
-
 def test_forked_child_on_one_thread():
-    run(make_inputs(), "cpp")
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_in_a_child, args=(queue,))
-    child.start()
-    assert isinstance(queue.get(timeout=60), float)
-    child.join(timeout=60)
-    assert child.exitcode == 0
+    inside_torch.check_forked_child(lambda: run(make_inputs(), "cpp")["dx"].sum().item())

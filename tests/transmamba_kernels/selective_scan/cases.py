@@ -1,7 +1,8 @@
-"""Inputs of the selective scan, and both results to compare."""
+"""Inputs of the selective scan, and how it is run to compare."""
 
 import torch
 
+from tests.transmamba_kernels.differentiate import differentiate
 from tests.transmamba_kernels.sequences import sequence
 from transmamba_kernels import selective_scan
 
@@ -49,22 +50,8 @@ def make_inputs(
     return {name: None if name in without else tensor for name, tensor in inputs.items()}
 
 
-def run(inputs, backend, *, dtype=None, softplus=True, reverse=False, seed=1):
-    """Outputs and every gradient, by name, under random upstream gradients of both outputs."""
-    leaves = {
-        name: None if t is None else (t.detach() if dtype is None else t.detach().to(dtype)).requires_grad_()
-        for name, t in inputs.items()
-    }
-    out, last_state = selective_scan(
-        **leaves, delta_softplus=softplus, return_last_state=True, reverse=reverse, backend=backend
+def run(inputs, backend, *, softplus=True, **options):
+    """Outputs and every gradient, by name; see :func:`differentiate`."""
+    return differentiate(
+        selective_scan, inputs, delta_softplus=softplus, return_last_state=True, backend=backend, **options
     )
-    generator = torch.Generator().manual_seed(seed)
-    upstream = [torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.dtype) for t in (out, last_state)]
-    torch.autograd.backward((out, last_state), upstream)
-    results = {"out": out.detach(), "last_state": last_state.detach()}
-    for name, leaf in leaves.items():
-        if leaf is not None:
-            assert leaf.grad is not None, f"no gradient for {name}"
-            assert leaf.grad.dtype == leaf.dtype
-            results[f"d{name}"] = leaf.grad
-    return results

@@ -1,11 +1,10 @@
 """The op inside torch: gradcheck, opcheck, compile, export, transforms, autocast, forks."""
 
-import multiprocessing
-
 import pytest
 import torch
 
 from tests.tolerances import assert_close
+from tests.transmamba_kernels import inside_torch
 from tests.transmamba_kernels.selective_scan.cases import make_inputs, run
 from transmamba_kernels import selective_scan
 
@@ -53,17 +52,10 @@ def test_opcheck(options):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(dynamic):
-    torch._dynamo.reset()
-    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for length in (9, 70, 33):
-        inputs = make_inputs(length=length)
-        leaves = [{k: t.clone(memory_format=torch.preserve_format).requires_grad_() for k, t in inputs.items()}] * 1
-        leaves.append({k: t.clone(memory_format=torch.preserve_format).requires_grad_() for k, t in inputs.items()})
-        for call, given in zip((selective_scan, compiled), leaves, strict=True):
-            out, last_state = call(**given, delta_softplus=True, return_last_state=True)
-            (out.sin().sum() + last_state.sum()).backward()
-        for name in inputs:
-            assert torch.equal(leaves[0][name].grad, leaves[1][name].grad), name
+    cases = (make_inputs(length=length) for length in (9, 70, 33))
+    inside_torch.check_compiled(
+        selective_scan, cases, dynamic, same_bits=True, delta_softplus=True, return_last_state=True
+    )
 
 
 def test_compile_without_gradients():
@@ -87,23 +79,11 @@ def test_export():
 
 def test_functional_gradient():
     inputs = make_inputs(without=("initial_state",))
-
-    def loss(u, A):
-        return selective_scan(**{**inputs, "u": u, "A": A}, delta_softplus=True).square().sum()
-
-    du, dA = torch.func.grad(loss, argnums=(0, 1))(inputs["u"], inputs["A"])
-    u, A = inputs["u"].clone().requires_grad_(), inputs["A"].clone().requires_grad_()
-    loss(u, A).backward()
-    torch.testing.assert_close((du, dA), (u.grad, A.grad))
+    inside_torch.check_functional_gradient(selective_scan, inputs, ("u", "A"), delta_softplus=True)
 
 
 def test_second_derivative_is_refused():
-    u = make_inputs()["u"].requires_grad_()
-    inputs = {**make_inputs(), "u": u}
-    out = selective_scan(**inputs, delta_softplus=True, backend="cpp").square().sum()
-    (du,) = torch.autograd.grad(out, u, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        du.sum().backward()
+    inside_torch.check_second_derivative_is_refused(selective_scan, make_inputs(), delta_softplus=True, backend="cpp")
 
 
 def test_second_derivative_through_the_reference():
@@ -147,17 +127,5 @@ def test_checkpointing():
     assert torch.equal(u.grad, v.grad)
 
 
-def _in_a_child(queue):
-    torch.set_num_threads(1)
-    queue.put(run(make_inputs(), "cpp")["du"].sum().item())
-
-
 def test_forked_child_on_one_thread():
-    run(make_inputs(), "cpp")
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=_in_a_child, args=(queue,))
-    child.start()
-    assert isinstance(queue.get(timeout=60), float)
-    child.join(timeout=60)
-    assert child.exitcode == 0
+    inside_torch.check_forked_child(lambda: run(make_inputs(), "cpp")["du"].sum().item())
