@@ -100,8 +100,13 @@ def test_every_kernel_folder_is_an_op():
 
 
 @pytest.mark.parametrize("module", sorted(set(PUBLIC) - set(OPS)))
-def test_public_modules_are_tested(module):
+def test_public_modules_are_tested_and_documented(module):
     assert (ROOT / f"tests/transmamba_kernels/test_{module}.py").is_file()
+    text = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    functions = inspect.getmembers(getattr(transmamba_kernels, module), inspect.isfunction)
+    public = [name for name, function in functions if function.__module__.endswith(module) and name[0] != "_"]
+    assert public
+    assert [name for name in public if f"`{name}(" not in text] == []
 
 
 @pytest.mark.parametrize("op", OPS)

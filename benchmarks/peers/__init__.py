@@ -50,3 +50,4 @@ CAUSAL_CONV1D = (Peer("torch", "torch_conv1d"),)
 STATE_UPDATE = (Peer("torch", "torch_step"), Peer("transformers", "transformers_slow", **_TRANSFORMERS))
 CONV_STATE_UPDATE = STATE_UPDATE
 BIDIRECTIONAL_SCAN = (Peer("two scans, flips", "flipped_scans"),)
+MULTI_SCAN = (Peer("four scans, copies", "permuted_scans"),)
