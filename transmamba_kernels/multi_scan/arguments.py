@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from transmamba_kernels.checks import are_float_tensors
+from transmamba_kernels.checks import are_float_tensors, has_shape
 from transmamba_kernels.selective_scan.arguments import MAY_BE_COMPLEX, NAMES
 
 _checked = WeakTensorKeyDictionary()
@@ -37,28 +37,25 @@ def check(tensors: Sequence[Any], orders: Any) -> None:
     if orders.shape[1] != length:
         raise ValueError(f"orders must have shape (K, length) with u's length = {length}, got {tuple(orders.shape)}")
     sequence = (batch, d_inner, length)
-    _has_one_of(
-        "delta", delta, {"(batch, d_inner, length)": sequence, "(batch, K, d_inner, length)": _own(sequence, K)}
-    )
+    _is_shared_or_own("delta", delta, sequence, "d_inner, length", K)
     d_state = A.shape[-1] if A.dim() in (2, 3) else 0
     if d_state < 1 or A.shape not in ((d_inner, d_state), (K, d_inner, d_state)):
         raise ValueError(
             f"A must have shape (d_inner, d_state) or (K, d_inner, d_state) with d_inner = {d_inner} and K = {K}, "
             f"got {tuple(A.shape)}"
         )
-    for name, M in (("B", B), ("C", C)):
-        _check_coefficients(name, M, batch, K, d_inner, d_state, length)
+    _check_coefficients("B", B, batch, K, d_inner, d_state, length)
+    _check_coefficients("C", C, batch, K, d_inner, d_state, length)
     if B.dim() == 5 and C.dim() == 5 and B.shape[2] != C.shape[2] and 1 not in (B.shape[2], C.shape[2]):
         raise ValueError(f"B and C must have as many groups as each other, or one; got {B.shape[2]} and {C.shape[2]}")
-    for name, parameter in (("D", D), ("delta_bias", delta_bias)):
-        if parameter is not None:
-            _has_one_of(name, parameter, {"(d_inner,)": (d_inner,), "(K, d_inner)": (K, d_inner)})
+    if D is not None:
+        _is_shared_or_own("D", D, (d_inner,), "d_inner", K)
     if z is not None:
-        _has_one_of("z", z, {"(batch, d_inner, length)": sequence})
+        has_shape("z", z, sequence, "(batch, d_inner, length)")
+    if delta_bias is not None:
+        _is_shared_or_own("delta_bias", delta_bias, (d_inner,), "d_inner", K)
     if initial_state is not None:
-        state = (batch, d_inner, d_state)
-        shapes = {"(batch, d_inner, d_state)": state, "(batch, K, d_inner, d_state)": _own(state, K)}
-        _has_one_of("initial_state", initial_state, shapes)
+        _is_shared_or_own("initial_state", initial_state, (batch, d_inner, d_state), "d_inner, d_state", K)
 
 
 def permutations(orders: Tensor) -> Tensor:
@@ -116,14 +113,18 @@ def _along(tensor: Tensor | None, shared: int, axis: int, K: int) -> Sequence[Te
     return views if len(views) == K else views * K
 
 
-def _own(shape: tuple[int, ...], K: int) -> tuple[int, ...]:
-    return (shape[0], K, *shape[1:])
-
-
-def _has_one_of(name: str, tensor: Tensor, allowed: dict[str, tuple[int, ...]]) -> None:
-    if tuple(tensor.shape) not in allowed.values():
-        text = " or ".join(f"{meaning} = {shape}" for meaning, shape in allowed.items())
-        raise ValueError(f"{name} must have shape {text}, got {tuple(tensor.shape)}")
+def _is_shared_or_own(name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str, K: int) -> None:
+    """Raise unless ``tensor`` has ``shape``, or that with an axis K, behind the batch if there is one."""
+    if tensor.shape == shape:
+        return
+    axis = 0 if len(shape) == 1 else 1
+    own = (*shape[:axis], K, *shape[axis:])
+    if tensor.shape != own:
+        batch = "batch, " * axis
+        raise ValueError(
+            f"{name} must have shape ({batch}{meaning}) = {shape} or ({batch}K, {meaning}) = {own}, "
+            f"got {tuple(tensor.shape)}"
+        )
 
 
 def _check_coefficients(name: str, M: Tensor, batch: int, K: int, d_inner: int, d_state: int, length: int) -> None:
