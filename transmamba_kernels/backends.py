@@ -13,7 +13,7 @@ from torch import Tensor
 
 from transmamba_kernels import native
 
-CPP_DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+CPP_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 Tensors = Sequence["Tensor | None"]
 
 
@@ -38,7 +38,7 @@ def _cpp_refuses(names: Sequence[str], tensors: Tensors) -> str | None:
             continue
         if not tensor.is_cpu:
             return f"runs on the CPU, {names[i]} is on {tensor.device}"
-        return f"takes float32, bfloat16 and float64, {names[i]} is {_short(tensor.dtype)}"
+        return f"takes float32, bfloat16, float16 and float64, {names[i]} is {_short(tensor.dtype)}"
     return None
 
 

@@ -92,6 +92,8 @@ struct type_caster<transmamba::Tensor> {
       value.dtype = DType::f64;
     else if (code == transmamba::dlpack::kBfloat && bits == 16)
       value.dtype = DType::bf16;
+    else if (code == transmamba::dlpack::kFloat && bits == 16)
+      value.dtype = DType::f16;
     else
       return false;
     return true;
@@ -114,6 +116,8 @@ struct type_caster<transmamba::Tensor> {
       value.dtype = DType::f64;
     else if (dtype == "torch.bfloat16")
       value.dtype = DType::bf16;
+    else if (dtype == "torch.float16")
+      value.dtype = DType::f16;
     else
       return false;
     return true;

@@ -149,11 +149,13 @@ struct Convolution {
   }
 };
 
-// Calls f with a pointer type's element for tensors of one layout: the compute type or bfloat16.
+// Calls f with a pointer type's element for tensors of one layout: the compute type or 16 bits.
 template <class T, class F>
 TM_INLINE void visit_stored(DType dtype, F f) {
-  if constexpr (sizeof(T) == 4)
+  if constexpr (sizeof(T) == 4) {
     if (dtype == DType::bf16) return f(Bf16{});
+    if (dtype == DType::f16) return f(F16{});
+  }
   f(T{});
 }
 

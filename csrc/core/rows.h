@@ -3,7 +3,7 @@
 // A tile that already lies so in memory (channel-last, the compute type, all channels present) is used where it is;
 // any other layout, dtype or rest goes through a small buffer. Per instruction set, like simd.h.
 #pragma once
-#include "core/simd.h"
+#include "core/convert.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
@@ -35,128 +35,177 @@ struct Rows {
   T* operator[](int64_t step) const { return data + step * stride; }
 };
 
-// -- numbers in memory, to the compute type and back -----------------------------------------------------------
-
-struct Bf16 {
-  uint16_t bits;
-};
-
-template <class T>
-struct Convert {
-  template <class S>
-  TM_INLINE T read(S x) {
-    return T(x);
-  }
-  TM_INLINE T read(Bf16 x) {
-    const uint32_t bits = uint32_t(x.bits) << 16;
-    float r;
-    memcpy(&r, &bits, 4);
-    return T(r);
-  }
-  template <class S>
-  TM_INLINE void write(T x, S& to) {
-    to = S(x);
-  }
-  TM_INLINE void write(T x, Bf16& to) {  // round to nearest, ties to even; quiet not-a-numbers
-    const float f = float(x);
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    to.bits = uint16_t(f != f ? (bits >> 16) | 0x40u : rounded);
-  }
-};
-
-// Calls f with a value of the type stored in memory.
-template <class F>
-TM_INLINE void visit(DType dtype, F f) {
-  switch (dtype) {
-    case DType::f32: return f(float{});
-    case DType::f64: return f(double{});
-    case DType::bf16: return f(Bf16{});
-  }
+// Asks for the same rows of the next tile while this one is computed.
+template <class S>
+TM_INLINE void prefetch(const S* row) {
+  __builtin_prefetch(row + kTile);
 }
+// For the same lines of the next tile, into the second cache: lines a power of two apart drive each other out of the
+// first one.
+template <class S>
+TM_INLINE void prefetch_line(const S* line) {
+  __builtin_prefetch(line, 0, 2);
+}
+
+// -- lines of numbers ------------------------------------------------------------------------------------------
 
 // Reads `count` numbers a `stride` apart, as T.
 template <class T>
-TM_INLINE void read(const void* data, DType dtype, int64_t stride, int64_t count, T* to, int64_t to_stride = 1) {
+static __attribute__((noinline)) void read(const void* data, DType dtype, int64_t stride, int64_t count, T* to) {
   visit(dtype, [&](auto kind) {
-    const auto* from = static_cast<const decltype(kind)*>(data);
-    for (int64_t i = 0; i < count; ++i) to[i * to_stride] = Convert<T>::read(from[i * stride]);
+    using S = decltype(kind);
+    const S* from = static_cast<const S*>(data);
+    int64_t i = 0;
+    if constexpr (kConvertsVectors<T, S>)
+      if (stride == 1)
+        for (; i + kLanes<T> <= count; i += kLanes<T>) store<T>(to + i, load_as<T>(from + i));
+    if (stride == -1)  // a loop of its own, for the compiler to vectorise
+      for (; i < count; ++i) to[i] = convert<T>(from[-i]);
+    for (; i < count; ++i) to[i] = convert<T>(from[i * stride]);
   });
 }
 template <class T>
-TM_INLINE void write(const T* from, void* data, DType dtype, int64_t stride, int64_t count, int64_t from_stride = 1) {
+static __attribute__((noinline)) void write(const T* from, void* data, DType dtype, int64_t stride, int64_t count) {
   visit(dtype, [&](auto kind) {
-    auto* to = static_cast<decltype(kind)*>(data);
-    for (int64_t i = 0; i < count; ++i) Convert<T>::write(from[i * from_stride], to[i * stride]);
+    using S = decltype(kind);
+    S* to = static_cast<S*>(data);
+    int64_t i = 0;
+    if constexpr (kConvertsVectors<T, S>)
+      if (stride == 1)
+        for (; i + kLanes<T> <= count; i += kLanes<T>) store_as<T>(to + i, load<T>(from + i));
+    if (stride == -1)
+      for (; i < count; ++i) convert<T>(from[i], to[-i]);
+    for (; i < count; ++i) convert<T>(from[i], to[i * stride]);
   });
 }
 
-// The same along time, where neighbours often are side by side.
+// The same along time.
 template <class T>
 TM_INLINE void read_line(const Plane& x, int64_t count, T* to) {
-  if (x.time == 1) return read<T>(x.data, x.dtype, 1, count, to);
-  if (x.time == -1) return read<T>(x.data, x.dtype, -1, count, to);
   read<T>(x.data, x.dtype, x.time, count, to);
 }
 template <class T>
 TM_INLINE void write_line(const T* from, const Plane& x, int64_t count) {
-  if (x.time == 1) return write<T>(from, x.data, x.dtype, 1, count);
-  if (x.time == -1) return write<T>(from, x.data, x.dtype, -1, count);
   write<T>(from, x.data, x.dtype, x.time, count);
 }
 
-// A vector of numbers side by side, converted in registers.
-template <class T>
-TM_INLINE Vec<T> load_as(const T* p) {
-  return load<T>(p);
-}
-template <class T>
-TM_INLINE void store_as(T* p, Vec<T> x) {
-  store<T>(p, x);
-}
-using Bf16Vector = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
-using Bf16Unaligned = uint16_t __attribute__((vector_size(kVectorBytes / 2), aligned(2), may_alias));
-using FloatBits = uint32_t __attribute__((vector_size(kVectorBytes)));
-template <class T>
-TM_INLINE Vec<float> load_as(const Bf16* p) {
-  const Bf16Vector x = *reinterpret_cast<const Bf16Unaligned*>(p);
-#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(TRANSMAMBA_VECTOR_BYTES)  // gcc widens half by half
-  return (Vec<float>)((FloatBits)__builtin_ia32_pmovzxwd256((short __attribute__((vector_size(16))))x) << 16);
-#else
-  return (Vec<float>)(__builtin_convertvector(x, FloatBits) << 16);
-#endif
-}
-template <class T>
-TM_INLINE void store_as(Bf16* p, Vec<float> x) {  // rounds as Convert does
-  const FloatBits bits = (FloatBits)x;
-  const FloatBits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const FloatBits kept = x == x ? rounded : (bits >> 16) | 0x40u;
-  *reinterpret_cast<Bf16Unaligned*>(p) = __builtin_convertvector(kept, Bf16Vector);
-}
-
-template <class T>
-constexpr DType kDType = sizeof(T) == 4 ? DType::f32 : DType::f64;
-
 // -- tiles -----------------------------------------------------------------------------------------------------
 
-// In-register transpose of a square of vectors, by log2(lanes) perfect shuffles of the rows.
-template <class T>
+// In-register transpose of a square of vectors. Blocks of 16 bytes change places between rows a Distance apart, and of
+// half that, and so on; then what lies in the blocks does, by perfect shuffles. Either costs an instruction a row.
+template <class T, int Distance = kLanes<T> / 2>
 TM_INLINE void transpose(Vec<T> (&r)[kLanes<T>]) {
-  constexpr int n = kLanes<T>;
+  constexpr int n = kLanes<T>, block = 16 / int(sizeof(T));
   IntVec<T> low, high;
-  for (int i = 0; i < n; ++i) {
-    low[i] = i / 2 + (i % 2 ? n : 0);
-    high[i] = low[i] + n / 2;
-  }
-  for (int step = 1; step < n; step *= 2) {
-    Vec<T> s[n];
-    for (int i = 0; i < n / 2; ++i) {
-      s[2 * i] = __builtin_shuffle(r[i], r[i + n / 2], low);
-      s[2 * i + 1] = __builtin_shuffle(r[i], r[i + n / 2], high);
+  if constexpr (Distance >= block) {
+    for (int i = 0; i < n; ++i) {
+      low[i] = i & Distance ? i - Distance + n : i;
+      high[i] = low[i] + Distance;
     }
-    for (int i = 0; i < n; ++i) r[i] = s[i];
+    for (int i = 0; i < n; ++i) {
+      if (i & Distance) continue;
+      const Vec<T> x = r[i], y = r[i + Distance];
+      r[i] = __builtin_shuffle(x, y, low);
+      r[i + Distance] = __builtin_shuffle(x, y, high);
+    }
+    transpose<T, Distance / 2>(r);
+  } else {
+    for (int i = 0; i < n; ++i) {
+      low[i] = i / block * block + i % block / 2 + (i % 2 ? n : 0);
+      high[i] = low[i] + block / 2;
+    }
+    for (int step = 1; step < block; step *= 2) {
+      Vec<T> s[n];
+      for (int i = 0; i < n; i += 2) {
+        const int from = i / block * block + i % block / 2;
+        s[i] = __builtin_shuffle(r[from], r[from + block / 2], low);
+        s[i + 1] = __builtin_shuffle(r[from], r[from + block / 2], high);
+      }
+      for (int i = 0; i < n; ++i) r[i] = s[i];
+    }
   }
+}
+
+// Calls f(channel, step) for squares of vectors that cover them all; the last in time may overlap the one before.
+template <class T, class F>
+TM_INLINE void each_square(int steps, int channels, F f) {
+  constexpr int n = kLanes<T>;
+  for (int c = 0; c < channels; c += n)
+    for (int t = 0; t < steps; t += n) f(c, t + n <= steps ? t : steps - n);
+}
+
+// How a tile in memory can be taken: as rows of vectors, as squares of them, or number by number.
+enum class Access { rows, squares, numbers };
+template <class T, class S>
+TM_INLINE Access access(const Plane& x, int steps) {
+  if (!kConvertsVectors<T, S>) return Access::numbers;
+  if (x.channel == 1) return Access::rows;
+  return (x.time == 1 || x.time == -1) && steps >= kLanes<T> ? Access::squares : Access::numbers;
+}
+
+// Copies `steps` rows of `channels` channels from x on to rows that lie `row` apart.
+template <class T>
+static __attribute__((noinline)) void gather(const Plane& x, int steps, int channels, T* to, int64_t row) {
+  constexpr int n = kLanes<T>;
+  visit(x.dtype, [&](auto kind) {
+    using S = decltype(kind);
+    const auto at = [&](int64_t c, int64_t t) {
+      return reinterpret_cast<const S*>(x.data) + c * x.channel + t * x.time;
+    };
+    const Access way = access<T, S>(x, steps);
+    const int whole = way == Access::numbers ? 0 : channels / n * n;
+    if constexpr (kConvertsVectors<T, S>) {
+      if (way == Access::rows) {
+        for (int t = 0; t < steps; ++t) {
+          prefetch(at(0, t));
+          for (int c = 0; c < whole; c += n) store<T>(to + t * row + c, load_as<T>(at(c, t)));
+        }
+      } else {
+        each_square<T>(steps, whole, [&](int c, int t) {
+          const int first = x.time == 1 ? t : t + n - 1;  // in memory
+          Vec<T> r[n];
+          for (int i = 0; i < n; ++i) {
+            prefetch_line(at(c + i + kTile, first));
+            r[i] = load_as<T>(at(c + i, first));
+          }
+          transpose<T>(r);
+          for (int i = 0; i < n; ++i) store<T>(to + (first + i * x.time) * row + c, r[i]);
+        });
+      }
+    }
+    for (int c = whole; c < channels; ++c)
+      for (int t = 0; t < steps; ++t) to[t * row + c] = convert<T>(*at(c, t));
+  });
+}
+// Copies rows to x, the other way round.
+template <class T>
+static __attribute__((noinline)) void scatter(Rows<T> from, const Plane& x, int steps, int channels) {
+  constexpr int n = kLanes<T>;
+  visit(x.dtype, [&](auto kind) {
+    using S = decltype(kind);
+    const auto at = [&](int64_t c, int64_t t) { return reinterpret_cast<S*>(x.data) + c * x.channel + t * x.time; };
+    const Access way = access<T, S>(x, steps);
+    const int whole = way == Access::numbers ? 0 : channels / n * n;
+    if constexpr (kConvertsVectors<T, S>) {
+      if (way == Access::rows) {
+        for (int t = 0; t < steps; ++t)
+          for (int c = 0; c < whole; c += n) store_as<T>(at(c, t), load<T>(from[t] + c));
+      } else {
+        each_square<T>(steps, whole, [&](int c, int t) {
+          const int first = x.time == 1 ? t : t + n - 1;
+          Vec<T> r[n];
+          for (int i = 0; i < n; ++i) r[i] = load<T>(from[first + i * x.time] + c);
+          transpose<T>(r);
+          for (int i = 0; i < n; ++i) {
+            prefetch_line(at(c + i + kTile, first));
+            store_as<T>(at(c + i, first), r[i]);
+          }
+        });
+      }
+    }
+    for (int c = whole; c < channels; ++c)
+      for (int t = 0; t < steps; ++t) convert<T>(from[t][c], *at(c, t));
+  });
 }
 
 template <class T>
@@ -168,26 +217,8 @@ TM_INLINE bool direct(const Plane& x, int channels) {
 template <class T>
 TM_INLINE Rows<const T> read_rows(const Plane& x, int steps, int channels, T* buffer) {
   if (direct<T>(x, channels)) return {reinterpret_cast<const T*>(x.data), x.time};
-  constexpr int n = kLanes<T>;
   if (channels < kTile) memset(buffer, 0, sizeof(T) * steps * kTile);
-  int t = 0;
-  if ((x.time == 1 || x.time == -1) && x.dtype == kDType<T> && channels == kTile) {
-    for (; t + n <= steps; t += n) {  // channel-first: squares of n channels by n steps
-      for (int c = 0; c < kTile; c += n) {
-        Vec<T> r[n];
-        for (int i = 0; i < n; ++i)
-          r[i] = load<T>(reinterpret_cast<const T*>(x.at(c + i, x.time == 1 ? t : t + n - 1).data));
-        transpose<T>(r);
-        for (int i = 0; i < n; ++i) store<T>(buffer + (x.time == 1 ? t + i : t + n - 1 - i) * kTile + c, r[i]);
-      }
-    }
-  }
-  if (x.channel == 1) {
-    for (; t < steps; ++t) read<T>(x.at(0, t).data, x.dtype, 1, channels, buffer + t * kTile);
-  } else {
-    for (int c = 0; c < channels; ++c)
-      read<T>(x.at(c, t).data, x.dtype, x.time, steps - t, buffer + t * kTile + c, kTile);
-  }
+  gather<T>(x, steps, channels, buffer, kTile);
   return {buffer, kTile};
 }
 
@@ -199,30 +230,7 @@ TM_INLINE Rows<T> rows_for(const Plane& x, int channels, T* buffer) {
 }
 template <class T>
 TM_INLINE void write_rows(const Plane& x, Rows<T> rows, int steps, int channels) {
-  if (direct<T>(x, channels)) return;
-  constexpr int n = kLanes<T>;
-  int t = 0;
-  if ((x.time == 1 || x.time == -1) && x.dtype == kDType<T> && channels == kTile) {
-    for (; t + n <= steps; t += n) {
-      for (int c = 0; c < kTile; c += n) {
-        Vec<T> r[n];
-        for (int i = 0; i < n; ++i) r[i] = load<T>(rows[x.time == 1 ? t + i : t + n - 1 - i] + c);
-        transpose<T>(r);
-        for (int i = 0; i < n; ++i) store<T>(reinterpret_cast<T*>(x.at(c + i, x.time == 1 ? t : t + n - 1).data), r[i]);
-      }
-    }
-  }
-  if (x.channel == 1) {
-    for (; t < steps; ++t) write<T>(rows[t], x.at(0, t).data, x.dtype, 1, channels);
-  } else {
-    for (int c = 0; c < channels; ++c) write<T>(rows[t] + c, x.at(c, t).data, x.dtype, x.time, steps - t, rows.stride);
-  }
-}
-
-// Asks for the same rows of the next tile while this one is computed.
-template <class T>
-TM_INLINE void prefetch(const T* row) {
-  __builtin_prefetch(row + kTile);
+  if (!direct<T>(x, channels)) scatter<T>(rows, x, steps, channels);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 
 namespace transmamba {
 
-enum class DType : uint8_t { f32, f64, bf16 };
+enum class DType : uint8_t { f32, f64, bf16, f16 };
 
 struct Tensor {
   static constexpr int kMaxRank = 4;

@@ -132,9 +132,8 @@ TM_INLINE Coefficients<T> stage_coefficients(const Tensor& x, const Sizes<T>& s,
   if (x.dtype == kDType<T> && state == 1 && s.states == s.padded_states)
     return {reinterpret_cast<const T*>(data), time};
   const int rows = constant ? 1 : steps;
-  memset(buffer, 0, sizeof(T) * rows * s.padded_states);
-  for (int t = 0; t < rows; ++t)
-    read<T>(data + t * time * item_size(x.dtype), x.dtype, state, s.states, buffer + t * s.padded_states);
+  if (s.states != s.padded_states) memset(buffer, 0, sizeof(T) * rows * s.padded_states);
+  gather<T>({data, state, time, x.dtype}, rows, int(s.states), buffer, s.padded_states);
   return {buffer, constant ? 0 : s.padded_states};
 }
 

@@ -33,7 +33,7 @@ def test_shapes(shape, merge, isa):
 
 @pytest.mark.parametrize("merge", ["sum", "none"])
 @pytest.mark.parametrize("layout", ["channel_last", "channel_first", "chunk", "strided"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.usefixtures("poison")
 def test_layouts_and_dtypes(layout, dtype, merge, threads):
     check(make_inputs(2, 37, 71, 6, own=("A", "B"), layout=layout, dtype=dtype), merge)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from tests.tolerances import assert_close
 from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, run
+from tests.transmamba_kernels.sequences import sequence
 from transmamba_kernels import causal_conv1d
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -55,7 +56,7 @@ def test_shapes(shape, layout, reverse, isa):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_layouts_and_dtypes(layout, reverse, dtype, isa):
     check(make_inputs(2, 37, 71, layout=layout, dtype=dtype), reverse=reverse, upstream_layout=layout)
 
@@ -84,7 +85,28 @@ def test_threads_share_one_long_sequence(layout, reverse, threads):
     check(make_inputs(1, 3, 2601, layout=layout), reverse=reverse, upstream_layout=layout)
 
 
-@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["channel_last", "channel_first", "strided"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_16_bit_number_is_read_exactly_and_rounded_to_nearest(dtype, layout, reverse, isa):
+    x = sequence(1, 256, 256, layout, dtype)
+    x.copy_(torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype).view(x.shape))
+    # The first copies; the second gives ties, the others numbers beyond the range and below the normal ones.
+    for weight in (1.0, 1 + 2**-8, 1 + 2**-11, 3.0, -1 / 3, 2**-9 + 2**-14):
+        out = causal_conv1d(x, torch.full((256, 1), weight), reverse=reverse, backend="cpp")
+        torch.testing.assert_close(out, (x.float() * weight).to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float32, torch.float16),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_mixed_dtypes(dtypes, layout):
     check(make_inputs(dtype=dtypes[0], param_dtype=dtypes[1], layout=layout), upstream_layout=layout)

@@ -42,7 +42,7 @@ def test_shapes(shape, reverse, isa):
 
 @pytest.mark.parametrize("layout", ["channel_last", "channel_first", "chunk", "strided", "batch_last"])
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_layouts_and_dtypes(layout, reverse, dtype, isa):
     check(make_inputs(2, 37, 71, 6, layout=layout, dtype=dtype), reverse=reverse)
 
@@ -73,18 +73,36 @@ def test_bias_per_sample(threads):
     check(make_inputs(3, per_sample_bias=True))
 
 
-@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
-def test_mixed_dtypes(dtypes):
+@pytest.mark.parametrize("length", [5, 64 + 29])  # fewer steps than the lanes of some vectors; no multiple of any
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_channel_first_in_squares_and_rests(length, dtype, reverse, isa):
+    check(make_inputs(2, 44, length, 6, layout="channel_first", dtype=dtype), reverse=reverse)
+
+
+def test_float16_keeps_its_subnormal_numbers(isa):
+    numbers = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    u = numbers.where(numbers.isfinite(), 0).view(1, 256, 256)
+    zeros, D = torch.zeros(1, 1, 256), torch.ones(256)
+    for layout in (u, u.transpose(1, 2)):
+        out = selective_scan(layout, torch.zeros_like(layout), -torch.ones(256, 1), zeros, zeros, D, backend="cpp")
+        assert torch.equal(out, layout)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("parameters", [False, True])
+def test_mixed_dtypes(half, parameters):
+    dtypes = (torch.float32, half) if parameters else (half, torch.float32)
     inputs = make_inputs(dtype=dtypes[0], param_dtype=dtypes[1])
     expected, actual = run(inputs, "reference", dtype=torch.float64), run(inputs, "cpp")
     for name, value in actual.items():
-        assert_close(value, expected[name], torch.bfloat16, name)
+        assert_close(value, expected[name], half, name)
 
 
 def test_16_bit_tensors_of_any_kind():
     inputs = make_inputs(dtype=torch.float32)
-    for name in ("delta", "B", "initial_state"):
-        inputs[name] = inputs[name].to(torch.bfloat16)
+    for name, dtype in (("delta", torch.bfloat16), ("B", torch.float16), ("initial_state", torch.bfloat16)):
+        inputs[name] = inputs[name].to(dtype)
     expected, actual = run(inputs, "reference", dtype=torch.float64), run(inputs, "cpp")
     for name, value in actual.items():
         assert_close(value, expected[name], value.dtype, name)
