@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import subprocess
@@ -29,6 +31,11 @@ CASES = [
     ((1, 64, 16384, 16), "channel-last"),
     ((2, 200, 333, 16), "channel-first"),
 ]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LAYOUTS = ("channel-last", "channel-first")
+# (dtype, layout), what it is held against, that in words, how many times its cost is allowed
+COMPARISONS = [((dtype, LAYOUTS[0]), ("float32", LAYOUTS[0]), "float32", 1.15) for dtype in ("bfloat16", "float16")]
+COMPARISONS += [((dtype, LAYOUTS[1]), (dtype, LAYOUTS[0]), LAYOUTS[0], 1.25) for dtype in DTYPES]
 TARGETS = {(shape, "forward"): 32 for shape in (VIM_SMALL, MAMBA_130M)}
 TARGETS |= {(shape, "training"): 30 for shape in (VIM_SMALL, MAMBA_130M)}
 
@@ -41,13 +48,13 @@ def reference(*inputs):
     return call(*inputs, backend="reference")
 
 
-def make_inputs(shape, layout="channel-last") -> tuple[Tensor, ...]:
+def make_inputs(shape, layout="channel-last", dtype=torch.float32) -> tuple[Tensor, ...]:
     batch, d_inner, length, d_state = shape
 
     def sequence(channels: int) -> Tensor:
         if layout == "channel-first":
-            return torch.randn(batch, channels, length)
-        return torch.randn(batch, length, channels).transpose(1, 2)
+            return torch.randn(batch, channels, length).to(dtype)
+        return torch.randn(batch, length, channels).to(dtype).transpose(1, 2)
 
     u, delta, z = sequence(d_inner), sequence(d_inner), sequence(d_inner)
     A = -torch.rand(d_inner, d_state) - 0.1
@@ -70,6 +77,26 @@ def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
     for peer in list(found)[1:]:
         target = TARGETS.get((shape, figure)) if peer == "torch_loop" else None
         measurements.add(Row(OP, case, figure, ours, peer, seconds[peer] / seconds[ours], target=target))
+
+
+@pytest.mark.parametrize("figure", ["forward", "training"])
+@pytest.mark.parametrize("shape", [VIM_SMALL, MAMBA_130M], ids=variants.as_id)
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
+def test_dtypes_and_layouts(shape, figure, benchmark, measurements, rounds):
+    calls = {}
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
+        inputs = make_inputs(shape, layout, DTYPES[dtype])
+        upstream = torch.randn_like(inputs[0]) if figure == "training" else None
+        ours, variant = next(iter(variants.our_backends(call, inputs, measurements).items()))
+        what = f"{shape} {layout} {dtype} {figure}"
+        variants.correct_ones({ours: variant}, reference, inputs, upstream, what, measurements)
+        calls[dtype, layout] = functools.partial(step, variant, inputs, upstream)
+    seconds = interleave(benchmark, calls, rounds)
+
+    for (dtype, layout), beside, peer, target in COMPARISONS:
+        value = seconds[dtype, layout] / seconds[beside]
+        case, measured = f"{shape} {layout}", f"{figure}, ours over it"
+        measurements.add(Row(OP, case, measured, f"{ours}, {dtype}", peer, value, target=target, at_most=True))
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])
