@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 
@@ -24,8 +25,8 @@ LARGE, VIM_TINY = (8, 1536, 1024, 4), (8, 384, 197, 4)
 CASES = [(LARGE, "channel-last"), (LARGE, "channel-first"), (VIM_TINY, "channel-last")]
 
 
-def call(x, weight, bias, backend=None):
-    return causal_conv1d(x, weight, bias, activation="silu", backend=backend)
+def call(x, weight, bias, backend=None, cu_seqlens=None):
+    return causal_conv1d(x, weight, bias, activation="silu", cu_seqlens=cu_seqlens, backend=backend)
 
 
 def reference(*inputs):
@@ -74,6 +75,29 @@ def _bounds(inputs):
     with torch.no_grad():
         kernel, arguments = record(lambda: call(*inputs))
     return {"copy": x.clone, "copy, warm": lambda: there.copy_(x), KERNEL: lambda: kernel(*arguments)}
+
+
+@pytest.mark.parametrize("figure", ["forward", "training"])
+@pytest.mark.parametrize("layout", ["channel-last", "channel-first"])
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
+def test_packed(layout, figure, benchmark, measurements, rounds):
+    lengths = torch.randint(1, 513, (64,))
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    shape = (1, 768, int(lengths.sum()), 4)
+    inputs = make_inputs(shape, layout)
+    upstream = torch.randn_like(inputs[0]) if figure == "training" else None
+    case, packed = f"{shape} {layout}", functools.partial(call, cu_seqlens=cu_seqlens)
+    (ours, one), *_ = variants.our_backends(call, inputs, measurements).items()
+    found = {ours: functools.partial(packed, backend=ours)}
+    expected = functools.partial(packed, backend="reference")
+    found = variants.correct_ones(found, expected, inputs, upstream, f"{case} packed {figure}", measurements)
+    seconds = interleave(
+        benchmark,
+        {"one": lambda: step(one, inputs, upstream), "packed": lambda: step(found[ours], inputs, upstream)},
+        rounds,
+    )
+    value, what = seconds["packed"] / seconds["one"], f"{ours}, 64 packed sequences of 1 to 512"
+    measurements.add(Row(OP, case, figure, f"{ours}, one sequence", what, value, target=1.1, at_most=True))
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])

@@ -33,7 +33,8 @@ class Differentiable:
     Args:
         forward: Called with ``(*tensors, *options, with_state, for_backward)``; returns ``(out, state, *kept)``, where
             ``kept`` is what the backward pass needs beside the tensors.
-        backward: Called with ``(*tensors, *options, *kept, dout, dstate, needed)``; returns one gradient per tensor.
+        backward: Called with ``(*tensors, *options, *kept, dout, dstate, needed)``; returns one gradient per tensor,
+            but none for those at the end that cannot have one, such as offsets.
     """
 
     def __init__(self, forward: Pass, backward: Pass):
@@ -82,7 +83,8 @@ def _functions(forward: Pass, backward: Pass) -> tuple[Any, Any]:
                     return None, None, *((None,) * count), *rest
                 dout = tensors[0].new_zeros(ctx.out_shape)
             gradients = backward(ctx.direct, *tensors, *options, *kept, dout, dstate, needed)
-            return None, None, *(g if n else None for g, n in zip(gradients, needed, strict=True)), *rest
+            rest += (None,) * (count - len(gradients))
+            return None, None, *(g if n else None for g, n in zip(gradients, needed, strict=False)), *rest
 
     class Transformable(Plain):
         forward = staticmethod(run)

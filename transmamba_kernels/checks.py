@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+OFFSETS = (torch.int32, torch.int64)
 FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
 
 
@@ -36,6 +37,39 @@ def has_shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str
     """Raise unless ``tensor`` has the ``expected`` shape, which ``meaning`` spells out."""
     if tensor.shape != expected:
         raise ValueError(f"{name} must have shape {meaning} = {tuple(expected)}, got {tuple(tensor.shape)}")
+
+
+def count_sequences(cu_seqlens: Any, batch: int) -> int:
+    """The number of sequences packed in one row; raise unless ``cu_seqlens`` can hold their offsets.
+
+    The values are not read, so that this traces; :func:`offsets` checks them when a kernel runs.
+    """
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"cu_seqlens must be a tensor or None, got {type(cu_seqlens).__name__}")
+    if cu_seqlens.dtype not in OFFSETS:
+        raise TypeError(f"cu_seqlens must be int32 or int64, got {str(cu_seqlens.dtype).removeprefix('torch.')}")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
+        raise ValueError(
+            f"cu_seqlens must have shape (sequences + 1,), of at least one sequence, got {tuple(cu_seqlens.shape)}"
+        )
+    if not cu_seqlens.is_cpu:
+        raise ValueError(f"cu_seqlens must be on the CPU, got {cu_seqlens.device}")
+    if batch != 1:
+        raise ValueError(f"cu_seqlens needs a batch of 1, got {batch}")
+    return cu_seqlens.shape[0] - 1
+
+
+def offsets(cu_seqlens: Tensor, length: int) -> list[int]:
+    """The values of ``cu_seqlens``; raise unless they lead from 0 to ``length`` and never decrease."""
+    found = cu_seqlens.tolist()
+    if found[0] != 0:
+        raise ValueError(f"cu_seqlens must start at 0, got {found[0]}")
+    if sorted(found) != found:
+        at = next(i for i in range(1, len(found)) if found[i] < found[i - 1])
+        raise ValueError(f"cu_seqlens must not decrease, got {found[at]} after {found[at - 1]}")
+    if found[-1] != length:
+        raise ValueError(f"cu_seqlens must end at the length {length}, got {found[-1]}")
+    return found
 
 
 def are_bools(**values: Any) -> None:

@@ -2,6 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+#include <vector>
+
 #include "binding/tensor_caster.h"
 #include "causal_conv1d/causal_conv1d.h"
 #include "conv_state_update/conv_state_update.h"
@@ -17,6 +20,10 @@ namespace {
 SelectiveScan scan_inputs(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
                           Tensor initial_state, bool softplus, bool reverse, int threads) {
   return {u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads};
+}
+
+std::vector<int64_t> given(std::optional<std::vector<int64_t>>& offsets) {
+  return offsets ? std::move(*offsets) : std::vector<int64_t>();
 }
 
 std::vector<std::string> isa_names() {
@@ -62,16 +69,18 @@ PYBIND11_MODULE(_native, m) {
          dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state, add_u, add_delta, add_z});
   });
 
-  m.def("causal_conv1d_forward", [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, bool silu, bool reverse,
-                                    int threads, Tensor out, Tensor final_state) {
+  m.def("causal_conv1d_forward", [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state,
+                                    std::optional<std::vector<int64_t>> offsets, bool silu, bool reverse, int threads,
+                                    Tensor out, Tensor final_state) {
     const py::gil_scoped_release release;
-    causal_conv1d_forward({{x, weight, bias, initial_state, silu, reverse, threads}, out, final_state});
+    causal_conv1d_forward({{x, weight, bias, initial_state, given(offsets), silu, reverse, threads}, out, final_state});
   });
   m.def("causal_conv1d_backward",
-        [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, bool silu, bool reverse, int threads,
-           Tensor dout, Tensor dfinal_state, Tensor dx, Tensor dweight, Tensor dbias, Tensor dinitial_state) {
+        [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, std::optional<std::vector<int64_t>> offsets,
+           bool silu, bool reverse, int threads, Tensor dout, Tensor dfinal_state, Tensor dx, Tensor dweight,
+           Tensor dbias, Tensor dinitial_state) {
           const py::gil_scoped_release release;
-          causal_conv1d_backward({{x, weight, bias, initial_state, silu, reverse, threads},
+          causal_conv1d_backward({{x, weight, bias, initial_state, given(offsets), silu, reverse, threads},
                                   dout,
                                   dfinal_state,
                                   dx,

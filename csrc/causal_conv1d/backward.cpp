@@ -62,28 +62,36 @@ struct Backward {
     scratch.sums = sums + (slice * split.segments + segment) * sums_count();
     memset(scratch.zeros, 0, sizeof(T) * kStrip);
 
+    for (int64_t b = bound(c.batch, slice, split.slices); b < bound(c.batch, slice + 1, split.slices); ++b)
+      c.each_sequence(layout, b, from, to, first, end,
+                      [&](const Sequence& sequence, int64_t from, int64_t to, int64_t first, int64_t end) {
+                        run_sequence(sequence, from, to, first, end, scratch);
+                      });
+  }
+
+  // The steps [from, to) of channels [first, end), and the initial state before the first.
+  void run_sequence(const Sequence& sequence, int64_t from, int64_t to, int64_t first, int64_t end,
+                    const Scratch& scratch) const {
     // The next segment's first steps are walked for their g alone.
-    const int64_t top = to + c.past < c.length ? to + c.past : c.length;
-    const int64_t bottom = segment == 0 && conv.dinitial_state ? -c.past : from;
+    const int64_t length = sequence.length, top = to + c.past < length ? to + c.past : length;
+    const int64_t bottom = from == 0 && conv.dinitial_state ? -c.past : from;
     const bool strips = layout == Layout::strips;
-    const int64_t early = strips ? c.past : 0, late = strips && conv.dfinal_state ? c.length - c.past : c.length;
-    for (int64_t b = bound(c.batch, slice, split.slices); b < bound(c.batch, slice + 1, split.slices); ++b) {
-      memset(scratch.carry, 0, sizeof(T) * carry);
-      for (int64_t stop = top; stop > bottom;) {
-        int64_t start = stop - block_steps(layout);
-        for (int64_t edge : {bottom, int64_t(0), early, late, to})
-          if (edge < stop && edge > start) start = edge;
-        const bool edges = start < early || stop > late;
-        c.each_block(layout, b, first, end, start, int(stop - start), edges, [&](const Block& block, bool staged) {
-          if (start < 0)
-            run_initial_state(block, scratch);
-          else if (staged)
-            run_staged(block, start >= to, scratch);
-          else
-            run_in_place(block, start >= to, scratch);
-        });
-        stop = start;
-      }
+    const int64_t early = strips ? c.past : 0, late = strips && conv.dfinal_state ? length - c.past : length;
+    for (int k = 0; k < c.past; ++k) memset(scratch.carry + k * c.padded + first, 0, sizeof(T) * (end - first));
+    for (int64_t stop = top; stop > bottom;) {
+      int64_t start = stop - block_steps(layout);
+      for (int64_t edge : {bottom, int64_t(0), early, late, to})
+        if (edge < stop && edge > start) start = edge;
+      const bool edges = start < early || stop > late;
+      c.each_block(layout, sequence, first, end, start, int(stop - start), edges, [&](const Block& block, bool staged) {
+        if (start < 0)
+          run_initial_state(block, scratch);
+        else if (staged)
+          run_staged(block, start >= to, scratch);
+        else
+          run_in_place(block, start >= to, scratch);
+      });
+      stop = start;
     }
   }
 
@@ -145,11 +153,10 @@ struct Backward {
   void add_final_state(const Block& block, T* dx) const {
     if (!conv.dfinal_state) return;
     const Plane state = c.state_at(conv.dfinal_state, block);
-    for (int t = 0; t < block.steps; ++t) {
-      const int64_t entry = block.time + t - (c.length - c.past);
-      if (entry < 0) continue;
+    const int64_t late = block.sequence.length - c.past - block.time;  // the step of the state's first entry
+    for (int64_t t = late > 0 ? late : 0; t < block.steps; ++t) {
       T row[kTile];
-      read<T>(state.at(0, entry).data, state.dtype, state.channel, block.channels, row);
+      read<T>(state.at(0, t - late).data, state.dtype, state.channel, block.channels, row);
       for (int i = 0; i < block.channels; ++i) dx[t * step() + i] += row[i];
     }
   }

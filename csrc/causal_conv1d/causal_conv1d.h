@@ -12,6 +12,8 @@
 //   dweight_k = sum_t g_t seen_{t+k}       dbias = sum_t g_t
 //
 // With reverse, x, out and their gradients are read from the last token to the first; the states are not.
+// With offsets, the one batch entry holds n sequences one after the other: sequence i is x's steps from offsets_i to
+// offsets_{i+1}, which may be none, and has entry i of the states, (n, E, W - 1).
 //
 // Shapes, any strides: x, out (b, E, L); weight (E, W), W >= 1; bias (E); initial_state, final_state (b, E, W - 1).
 // Each tensor has a dtype of its own. Tensors with neighbouring channels side by side in memory (channel-last), all of
@@ -19,8 +21,11 @@
 //
 // Computed in float32, or in float64 when x is float64; p is not stored but computed again. Memory beyond the outputs:
 // the packed weights, a few tiles per thread and, backward, W rows of channels per thread. Every sum is taken in an
-// order that depends on the shapes, the strides and the thread count alone: results are bit-identical from run to run.
+// order that depends on the shapes, the strides, the offsets and the thread count alone: results are bit-identical from
+// run to run.
 #pragma once
+#include <vector>
+
 #include "core/isa.h"
 #include "core/tensor.h"
 
@@ -28,6 +33,7 @@ namespace transmamba {
 
 struct CausalConv1d {
   Tensor x, weight, bias, initial_state;
+  std::vector<int64_t> offsets;  // 0, ..., L, never decreasing; empty: every batch entry is one sequence
   bool silu = false;
   bool reverse = false;  // from the last token to the first
   int threads = 1;

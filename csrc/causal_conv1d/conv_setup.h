@@ -1,12 +1,14 @@
 // What both passes of the causal convolution share: sizes, packed weights, and blocks staged in the compute type.
 //
-// Time is counted in the direction of the convolution: from 0 to L - 1 in x, and from 1 - W to -1 in initial_state.
+// Time is counted within a sequence in the direction of the convolution: from 0 in x, and from 1 - W to -1 in
+// initial_state.
 #pragma once
 #include <initializer_list>
 
 #include "causal_conv1d/causal_conv1d.h"
 #include "causal_conv1d/conv_blocks.h"
 #include "core/parallel.h"
+#include "core/sequences.h"
 #include "core/split.h"
 #include "core/workspace.h"
 
@@ -38,7 +40,8 @@ inline int block_steps(Layout layout) {
 }
 
 struct Block {
-  int64_t batch, channel, time;  // of its first element
+  const Sequence& sequence;
+  int64_t channel, time;  // of its first element
   int channels, steps;
 };
 
@@ -51,6 +54,7 @@ struct Grid {
 template <class T>
 struct Convolution {
   const CausalConv1d& conv;
+  Sequences sequences{conv.x, conv.offsets};
   int64_t batch = conv.x.shape[0], channels = conv.x.shape[1], length = conv.x.shape[2];
   int width = int(conv.weight.shape[1]);
   int past = width - 1;  // time steps that an output sees besides its own
@@ -71,11 +75,11 @@ struct Convolution {
   }
 
   Plane at(const Tensor& x, const Block& block) const {
-    return plane(x, block.batch, conv.reverse).at(block.channel, block.time);
+    return plane(x, block.sequence, conv.reverse).at(block.channel, block.time);
   }
   // (channel, 0) of a state.
   static Plane state_at(const Tensor& state, const Block& block) {
-    return plane(state, block.batch, false).at(block.channel, 0);
+    return plane(state, block.sequence.index, false).at(block.channel, 0);
   }
 
   // The filter of a block of channels where they lie, or of one channel spread over vectors in `buffer`.
@@ -135,15 +139,26 @@ struct Convolution {
     for (int t = 0; t < block.steps; ++t) memcpy(to.at(0, t).data, buffer + t * kTile, sizeof(T) * kTile);
   }
 
+  // Calls f(sequence, from, to, first, end) for the sequences in the steps [from, to) of a batch entry and channels
+  // [first, end). Packed lines go channel by channel: the next sequence is what follows in memory.
+  template <class F>
+  void each_sequence(Layout layout, int64_t b, int64_t from, int64_t to, int64_t first, int64_t end, F f) const {
+    const int64_t taken = layout == Layout::lines && !conv.offsets.empty() ? 1 : end - first;
+    for (int64_t channel = first; channel < end; channel += taken)
+      sequences.each(b, from, to, conv.reverse, [&](const Sequence& sequence, int64_t start, int64_t stop) {
+        f(sequence, start, stop, channel, channel + taken);
+      });
+  }
+
   // Calls f(block, staged) for every block of channels [first, end) over the same steps; `staged` asks for buffers.
   template <class F>
-  void each_block(Layout layout, int64_t b, int64_t first, int64_t end, int64_t time, int steps, bool staged,
-                  F f) const {
+  void each_block(Layout layout, const Sequence& sequence, int64_t first, int64_t end, int64_t time, int steps,
+                  bool staged, F f) const {
     for (int64_t c = first; c < end;) {
       const int64_t rest = end - c, whole = (rest < kStrip ? rest : kStrip) / kTile * kTile;
       const bool in_place = layout == Layout::strips && !staged && whole > 0;
       const int taken = in_place ? int(whole) : layout == Layout::lines ? 1 : int(rest < kTile ? rest : kTile);
-      f(Block{b, c, time, taken, steps}, !in_place);
+      f(Block{sequence, c, time, taken, steps}, !in_place);
       c += taken;
     }
   }

@@ -28,13 +28,13 @@ struct Forward {
     Workspace memory(2 * Workspace::bytes<T>(c.staged()) + Workspace::bytes<T>(splat));
     T *seen = memory.take<T>(c.staged()), *out = memory.take<T>(c.staged()), *spread = memory.take<T>(splat);
 
-    for (int64_t b = bound(c.batch, slice, split.slices); b < bound(c.batch, slice + 1, split.slices); ++b) {
+    const auto run_sequence = [&](const Sequence& sequence, int64_t from, int64_t to, int64_t first, int64_t end) {
       for (int64_t t = from; t < to;) {
         const bool early = t < c.past && layout == Layout::strips;  // sees the initial state
         int64_t stop = t + block_steps(layout);
         if (early && stop > c.past) stop = c.past;
         if (stop > to) stop = to;
-        c.each_block(layout, b, first, end, t, int(stop - t), early, [&](const Block& block, bool staged) {
+        c.each_block(layout, sequence, first, end, t, int(stop - t), early, [&](const Block& block, bool staged) {
           if (staged)
             run_staged(block, seen, out, spread);
           else
@@ -42,7 +42,13 @@ struct Forward {
         });
         t = stop;
       }
-      if (conv.final_state && segment + 1 == split.segments) write_final_state(b, first, end, seen);
+    };
+    const auto end_sequence = [&](const Sequence& sequence, int64_t, int64_t to) {
+      if (to == sequence.length) write_final_state(sequence, first, end, seen);
+    };
+    for (int64_t b = bound(c.batch, slice, split.slices); b < bound(c.batch, slice + 1, split.slices); ++b) {
+      c.each_sequence(layout, b, from, to, first, end, run_sequence);
+      if (conv.final_state) c.sequences.each(b, from, to, conv.reverse, end_sequence);
     }
   }
 
@@ -78,10 +84,10 @@ struct Forward {
   }
 
   // The last W - 1 entries of (initial_state, x), a few of them at a time.
-  void write_final_state(int64_t b, int64_t first, int64_t end, T* buffer) const {
+  void write_final_state(const Sequence& sequence, int64_t first, int64_t end, T* buffer) const {
     for (int64_t channel = first; channel < end; channel += kTile) {
       const int count = int(end - channel < kTile ? end - channel : kTile);
-      Block block{b, channel, c.length, count, 0};
+      const Block block{sequence, channel, sequence.length, count, 0};
       c.stage_seen(block, false, buffer);
       const Plane state = c.state_at(conv.final_state, block);
       for (int t = 0; t < c.past; ++t)

@@ -3,6 +3,11 @@
 import torch
 
 
+def offsets(lengths, dtype=torch.int32):
+    """``cu_seqlens`` of sequences of these lengths."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(dtype)
+
+
 def sequence(batch, channels, length, layout="channel_last", dtype=torch.float32):
     """``(batch, channels, length)`` of random numbers over the named memory layout."""
     if layout == "channel_last":

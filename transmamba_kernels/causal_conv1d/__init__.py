@@ -7,11 +7,11 @@ from torch import Tensor
 from transmamba_kernels.autograd import Differentiable, Pass
 from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
 from transmamba_kernels.causal_conv1d import cpp, reference
-from transmamba_kernels.checks import are_bools, are_float_tensors, has_shape
+from transmamba_kernels.checks import are_bools, are_float_tensors, count_sequences, has_shape
 from transmamba_kernels.library import register
 
 _NAMES = ("x", "weight", "bias", "initial_state")
-_INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, bool silu, bool reverse"
+_INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, Tensor? cu_seqlens, bool silu, bool reverse"
 
 
 def _cpp_refuses(names, tensors) -> str | None:
@@ -47,6 +47,7 @@ def causal_conv1d(
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
     reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Convolve every channel with its own short filter that sees the present and the past.
@@ -63,36 +64,40 @@ def causal_conv1d(
         weight: Filters, ``(d_inner, width)``, the last one for the present; any ``width`` from 1.
         bias: ``(d_inner,)``.
         activation: None or ``"silu"``.
-        initial_state: The inputs before the first, ``(batch, d_inner, width - 1)``; zero if not given.
+        initial_state: The inputs before the first, ``(batch, d_inner, width - 1)``, or one entry per packed sequence;
+            zero if not given.
         return_final_state: Also return the last ``width - 1`` inputs, the ``initial_state`` of what follows.
         reverse: The anti-causal convolution, which sees the present and the future: the same as flipping ``x`` and the
             result along the length. ``initial_state`` then stands after the last token, its last entry next to it, and
             the returned state ends with the first token.
+        cu_seqlens: Offsets of sequences packed in one row, ``(sequences + 1,)`` in int32 or int64 on the CPU: 0, where
+            each next sequence starts, and the length. ``batch`` is then 1, and every sequence is convolved on its own;
+            equal neighbours are an empty one.
         backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``x``'s shape and dtype, or ``(out, final_state)`` with ``final_state``
-        ``(batch, d_inner, width - 1)`` in ``x``'s dtype.
+        ``(batch, d_inner, width - 1)``, or one entry per packed sequence, in ``x``'s dtype.
 
     Raises:
         TypeError, ValueError: An argument has the wrong type, dtype, shape or device; the message names it.
         NotImplementedError: ``backend`` does not serve these tensors; the message says why.
     """
     tensors = (x, weight, bias, initial_state)
-    _check(*tensors)
+    _check(*tensors, cu_seqlens)
     if activation is not None and activation != "silu":
         raise ValueError(f"activation must be None or 'silu', got {activation!r}")
     if not (type(return_final_state) is type(reverse) is bool):
         are_bools(return_final_state=return_final_state, reverse=reverse)
     if _backends.choose(backend, tensors) == "reference":
-        out, final_state = reference.causal_conv1d(*tensors, activation, reverse)
+        out, final_state = reference.causal_conv1d(*tensors, activation, reverse, cu_seqlens)
         return (out, final_state) if return_final_state else out
 
-    out, final_state = _convolution(tensors, (activation is not None, reverse), return_final_state)
+    out, final_state = _convolution((*tensors, cu_seqlens), (activation is not None, reverse), return_final_state)
     return (out, final_state) if return_final_state else out
 
 
-def _check(x, weight, bias, initial_state) -> None:
+def _check(x, weight, bias, initial_state, cu_seqlens) -> None:
     are_float_tensors(_NAMES, (x, weight, bias, initial_state), required=2)
     if x.dim() != 3:
         raise ValueError(f"x must have shape (batch, d_inner, length), got {tuple(x.shape)}")
@@ -104,5 +109,9 @@ def _check(x, weight, bias, initial_state) -> None:
         )
     if bias is not None:
         has_shape("bias", bias, (d_inner,), "(d_inner,)")
+    entries, per = batch, "batch"
+    if cu_seqlens is not None:
+        entries, per = count_sequences(cu_seqlens, batch), "sequences"
     if initial_state is not None:
-        has_shape("initial_state", initial_state, (batch, d_inner, weight.shape[1] - 1), "(batch, d_inner, width - 1)")
+        expected = (entries, d_inner, weight.shape[1] - 1)
+        has_shape("initial_state", initial_state, expected, f"({per}, d_inner, width - 1)")

@@ -17,15 +17,21 @@ def make_inputs(
     dtype=torch.float32,
     param_dtype=None,
     without=(),
+    sequences=None,
 ):
     param = dtype if param_dtype is None else param_dtype
     inputs = {
         "x": sequence(batch, d_inner, length, layout, dtype),
         "weight": torch.randn(d_inner, width, dtype=param) / width**0.5,
         "bias": torch.randn(d_inner, dtype=param),
-        "initial_state": torch.randn(batch, d_inner, width - 1, dtype=param),
+        "initial_state": torch.randn(sequences or batch, d_inner, width - 1, dtype=param),
     }
     return {name: None if name in without else tensor for name, tensor in inputs.items()}
+
+
+def make_packed(lengths, d_inner=20, **options):
+    """Inputs of sequences packed in one row."""
+    return make_inputs(1, d_inner, sum(lengths), sequences=len(lengths), **options)
 
 
 def run(inputs, backend, *, activation="silu", **options):
