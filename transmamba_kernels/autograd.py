@@ -58,7 +58,7 @@ def _functions(forward: Pass, backward: Pass) -> tuple[Any, Any]:
     def save(ctx, inputs, output):
         direct, count, *arguments = inputs
         kept = output[2:]
-        ctx.mark_non_differentiable(*kept)
+        ctx.mark_non_differentiable(*(k for k in kept if k is not None))
         ctx.save_for_backward(*arguments[:count], *kept)
         ctx.direct, ctx.count, ctx.options = direct, count, arguments[count:-1]
         ctx.out_shape = output[0].shape

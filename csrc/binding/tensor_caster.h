@@ -35,7 +35,7 @@ struct ExchangeTable {
   void* current_stream;
 };
 constexpr uint32_t kMajor = 1;
-enum Code : uint8_t { kFloat = 2, kBfloat = 4 };
+enum Code : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4 };
 
 }  // namespace transmamba::dlpack
 
@@ -94,6 +94,8 @@ struct type_caster<transmamba::Tensor> {
       value.dtype = DType::bf16;
     else if (code == transmamba::dlpack::kFloat && bits == 16)
       value.dtype = DType::f16;
+    else if (code == transmamba::dlpack::kInt && bits == 32)
+      value.dtype = DType::i32;
     else
       return false;
     return true;
@@ -118,6 +120,8 @@ struct type_caster<transmamba::Tensor> {
       value.dtype = DType::bf16;
     else if (dtype == "torch.float16")
       value.dtype = DType::f16;
+    else if (dtype == "torch.int32")
+      value.dtype = DType::i32;
     else
       return false;
     return true;

@@ -4,7 +4,7 @@
 
 namespace transmamba {
 
-enum class DType : uint8_t { f32, f64, bf16, f16 };
+enum class DType : uint8_t { f32, f64, bf16, f16, i32 };  // i32: indices
 
 struct Tensor {
   static constexpr int kMaxRank = 4;
@@ -18,6 +18,8 @@ struct Tensor {
   explicit operator bool() const { return rank >= 0; }
 };
 
-inline constexpr int64_t item_size(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
+inline constexpr int64_t item_size(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 || dtype == DType::i32 ? 4 : 2;
+}
 
 }  // namespace transmamba

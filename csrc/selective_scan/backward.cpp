@@ -126,10 +126,8 @@ struct Backward {
       });
       choose(s.channel_B, [&](auto channel_B) {
         choose(s.channel_C, [&](auto channel_C) {
-          const Coefficients<T> B_n = channel_B.value ? Coefficients<T>{parameters.B + local + in_tile, 0}
-                                                      : Coefficients<T>{B.data + n, B.step};
-          const Coefficients<T> C_n = channel_C.value ? Coefficients<T>{parameters.C + local + in_tile, 0}
-                                                      : Coefficients<T>{C.data + n, C.step};
+          const auto B_n = from_state<channel_B.value>(B, parameters.B, local, n);
+          const auto C_n = from_state<channel_C.value>(C, parameters.C, local, n);
           choose(bool(scan.z), [&](auto gated) {
             walk_block<T, channel_B.value, channel_C.value, gated.value, true>(steps, Straight{}, scratch.decays,
                                                                                scratch.dtu, scratch.y, B_n, C_n,
@@ -192,15 +190,11 @@ struct Backward {
               T* dD, T* dbias) const {
     constexpr int W = kLanes<T>;
     const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
-    // With `add` the rows hold what was there before.
-    const auto target = [&](const Tensor& x, bool add, T* buffer) {
-      if (!x) return Rows<T>{buffer, kTile};
-      if (add) read_rows<T>(at(x), steps, tile.channels, buffer);
-      return rows_for<T>(at(x), tile.channels, buffer);
+    const auto target = [&](const Tensor& x, T* buffer) {
+      return x ? rows_for<T>(at(x), tile.channels, buffer) : Rows<T>{buffer, kTile};
     };
-    const Rows<T> du = target(scan.du, scan.add_u, from.out[0]);
-    const Rows<T> ddelta = target(scan.ddelta, scan.add_delta, from.out[1]);
-    const Rows<T> dz = target(scan.dz, scan.add_z, from.out[2]);
+    const Rows<T> du = target(scan.du, from.out[0]), ddelta = target(scan.ddelta, from.out[1]),
+                  dz = target(scan.dz, from.out[2]);
     for (int v = 0; v < kTile; v += W) {
       Vec<T> sum_D = load<T>(dD + v), sum_bias = load<T>(dbias + v);
       const Vec<T> D_v = load<T>(D + v);
@@ -208,10 +202,9 @@ struct Backward {
         const int64_t j = t * kTile + v;
         const Vec<T> g = load<T>(from.g + j), u_t = load<T>(u[t] + v), lambda_B = load<T>(from.lambda_B + j);
         const Vec<T> d = (lambda_B * u_t + load<T>(from.lambda_A + j) * splat(kLn2<T>)) * load<T>(from.slope + j);
-        const auto put = [](T* to, bool add, Vec<T> x) { store<T>(to, add ? load<T>(to) + x : x); };
-        put(du[t] + v, scan.add_u, lambda_B * load<T>(from.dt + j) + D_v * g);
-        put(ddelta[t] + v, scan.add_delta, d);
-        if (scan.dz) put(dz[t] + v, scan.add_z, load<T>(from.dz + j) * load<T>(from.y + j));
+        store<T>(du[t] + v, lambda_B * load<T>(from.dt + j) + D_v * g);
+        store<T>(ddelta[t] + v, d);
+        if (scan.dz) store<T>(dz[t] + v, load<T>(from.dz + j) * load<T>(from.y + j));
         sum_D += g * u_t;
         sum_bias += d;
       }

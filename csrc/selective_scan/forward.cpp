@@ -16,7 +16,7 @@ struct Forward {
                   row_states = kScanCheckpoint * s.padded_states;
     Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
                      2 * Workspace::bytes<T>(row_states) + Workspace::bytes<T>(kDecays<T>) +
-                     8 * Workspace::bytes<T>(rows));
+                     7 * Workspace::bytes<T>(rows));
     const Parameters<T> parameters(scan, s, first, end, memory);
     T* states = memory.take<T>((end - first) * size);
     T* B_rows = memory.take<T>(row_states);
@@ -24,7 +24,7 @@ struct Forward {
     T* decays = memory.take<T>(kDecays<T>);
     T *dt = memory.take<T>(rows), *dtu = memory.take<T>(rows), *y = memory.take<T>(rows);
     T *u_rows = memory.take<T>(rows), *delta_rows = memory.take<T>(rows), *z_rows = memory.take<T>(rows);
-    T *out_rows = memory.take<T>(rows), *addend_rows = memory.take<T>(rows);
+    T* out_rows = memory.take<T>(rows);
 
     for (int64_t b = bound(s.batch, slice, split.slices); b < bound(s.batch, slice + 1, split.slices); ++b) {
       for (int64_t i = first; i < end; ++i) {
@@ -54,25 +54,21 @@ struct Forward {
           const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
           const Rows<const T> u = read_rows<T>(at(scan.u), steps, tile.channels, u_rows);
           const Rows<const T> delta = read_rows<T>(at(scan.delta), steps, tile.channels, delta_rows);
-          Rows<const T> addend{nullptr, 0};
-          if (scan.addend) addend = read_rows<T>(at(scan.addend), steps, tile.channels, addend_rows);
           alignas(64) T bias[kTile], D[kTile];
           pack_channels<T>(scan.delta_bias, tile, bias, b);
           pack_channels<T>(scan.D, tile, D);
-          const T largest_dt = prepare(steps, u, delta, addend, bias, D, dt, dtu, y);
+          const T largest_dt = prepare(steps, u, delta, bias, D, dt, dtu, y);
           const bool clamp = !(largest_dt * parameters.largest_A[i - first] < T(126));
 
           for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
-            const int64_t at_n = (i - first) * size + n * kTile;
+            const int64_t local = (i - first) * size, at_n = local + n * kTile;
             choose_clamp<T>(
                 clamp, [&](auto clamped) { decay_block<T, clamped.value>(steps, dt, parameters.A + at_n, decays); });
             choose(s.channel_B, [&](auto channel_B) {
               choose(s.channel_C, [&](auto channel_C) {
                 walk_block<T, channel_B.value, channel_C.value, true, false>(
-                    steps, Straight{}, decays, dtu, y,
-                    channel_B.value ? Coefficients<T>{parameters.B + at_n, 0} : Coefficients<T>{B.data + n, B.step},
-                    channel_C.value ? Coefficients<T>{parameters.C + at_n, 0} : Coefficients<T>{C.data + n, C.step},
-                    states + at_n, states + at_n);
+                    steps, Straight{}, decays, dtu, y, from_state<channel_B.value>(B, parameters.B, local, n),
+                    from_state<channel_C.value>(C, parameters.C, local, n), states + at_n, states + at_n);
               });
             });
           }
@@ -92,9 +88,8 @@ struct Forward {
     }
   }
 
-  // dt = softplus(delta + bias), dtu = dt u, y = D u + addend; returns the largest |dt|.
-  T prepare(int steps, Rows<const T> u, Rows<const T> delta, Rows<const T> addend, const T* bias, const T* D, T* dt,
-            T* dtu, T* y) const {
+  // dt = softplus(delta + bias), dtu = dt u, y = D u; returns the largest |dt|.
+  T prepare(int steps, Rows<const T> u, Rows<const T> delta, const T* bias, const T* D, T* dt, T* dtu, T* y) const {
     constexpr int V = kVectors<T>, W = kLanes<T>;
     Vec<T> largest = splat(T(0));
     for (int t = 0; t < steps; ++t) {
@@ -108,8 +103,7 @@ struct Forward {
         largest = max(abs<T>(x[v]), largest);
         store<T>(dt + t * kTile + v * W, x[v]);
         store<T>(dtu + t * kTile + v * W, x[v] * u_t);
-        const Vec<T> skip = load<T>(D + v * W) * u_t;
-        store<T>(y + t * kTile + v * W, addend.data ? skip + load<T>(addend[t] + v * W) : skip);
+        store<T>(y + t * kTile + v * W, load<T>(D + v * W) * u_t);
       }
     }
     T most = 0;

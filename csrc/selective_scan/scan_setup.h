@@ -29,10 +29,14 @@ struct Sizes {
     groups = 1;
     if (s.B.rank == 4) groups = s.B.shape[1];
     if (s.C.rank == 4 && s.C.shape[1] > groups) groups = s.C.shape[1];
+    chunks = (length + kScanCheckpoint - 1) / kScanCheckpoint;
+    use_groups(groups);
+  }
+  void use_groups(int64_t number) {
+    groups = number;
     group_channels = channels / groups;
     group_tiles = (group_channels + kTile - 1) / kTile;
     tiles = groups * group_tiles;
-    chunks = (length + kScanCheckpoint - 1) / kScanCheckpoint;
   }
   Tile tile(int64_t index) const {
     const int64_t group = index / group_tiles, inside = index % group_tiles * kTile, rest = group_channels - inside;
@@ -135,6 +139,13 @@ TM_INLINE Coefficients<T> stage_coefficients(const Tensor& x, const Sizes<T>& s,
   if (s.states != s.padded_states) memset(buffer, 0, sizeof(T) * rows * s.padded_states);
   gather<T>({data, state, time, x.dtype}, rows, int(s.states), buffer, s.padded_states);
   return {buffer, constant ? 0 : s.padded_states};
+}
+
+// Those of the states from n on: time's rows or, where the tile's channels have their own, a row a state.
+template <bool PerChannel, class T>
+TM_INLINE Coefficients<T> from_state(const Coefficients<T>& rows, const T* channels, int64_t tile, int64_t n) {
+  if constexpr (PerChannel) return {channels + tile + n * kTile, 0};
+  return {rows.data + n, rows.step};
 }
 
 // Picks the block compiled for these options: f is called with std::bool_constant-like values.

@@ -38,7 +38,6 @@ struct SelectiveScan {
 
 struct SelectiveScanForward : SelectiveScan {
   Tensor out, last_state;
-  Tensor addend;       // (b, E, L): added to y before the gate, such as another direction's y; may be out itself
   Tensor checkpoints;  // (b, ceil(L / kScanCheckpoint), tiles * N * 16) of the compute type, or not given
 };
 
@@ -47,7 +46,6 @@ struct SelectiveScanForward : SelectiveScan {
 struct SelectiveScanBackward : SelectiveScan {
   Tensor checkpoints, dout, dlast_state;
   Tensor du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state;
-  bool add_u = false, add_delta = false, add_z = false;  // add to what du, ddelta, dz hold, such as another direction's
 };
 
 TRANSMAMBA_PER_ISA(selective_scan_forward, SelectiveScanForward)

@@ -23,13 +23,13 @@ _backends = Backends("bidirectional_scan", (*NAMES, *_OWN), Backend("cpp", cpp_r
 
 _forward = register(
     f"bidirectional_scan({_INPUTS}, bool with_state, bool for_backward) "
-    "-> (Tensor out, Tensor last_state, Tensor checkpoints, Tensor checkpoints_reverse)",
+    "-> (Tensor out, Tensor last_state, Tensor checkpoints)",
     kernel=cpp.forward,
     fake=cpp.allocate_forward,
 )
 _backward = register(
-    f"bidirectional_scan_backward({_INPUTS}, Tensor checkpoints, Tensor checkpoints_reverse, Tensor dout, "
-    f"Tensor? dlast_state, bool[] needed) -> ({_GRADIENTS})",
+    f"bidirectional_scan_backward({_INPUTS}, Tensor? checkpoints, Tensor dout, Tensor? dlast_state, "
+    f"bool[] needed) -> ({_GRADIENTS})",
     kernel=cpp.backward,
     fake=cpp.allocate_backward,
 )
@@ -96,7 +96,7 @@ def bidirectional_scan(
     own = (u_reverse, delta_reverse, A_reverse, B_reverse, C_reverse, D_reverse, delta_bias_reverse)
     tensors = (*forward, *own, initial_state_reverse)
     check(forward)
-    sides = cpp.split(tensors)
+    sides = [(*side[:6], z, *side[6:]) for side in cpp.split(tensors)]
     # None may stand for a missing tensor: check() names what is wrong, and a shared one was checked already.
     check(sides[1], _REVERSE_NAMES)
     if u_reverse is not None and u_reverse.shape != u.shape:

@@ -1,119 +1,69 @@
-"""Bidirectional scan on the compiled CPU kernels: the second direction adds to the first and gates both."""
+"""Bidirectional scan on the compiled CPU kernels: two directions of a multi_scan, one of them from the end."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from transmamba_kernels import native
-from transmamba_kernels.selective_scan.cpp import (
-    allocate_checkpoints,
-    allocate_gradients,
-    compute_dtype,
-    fill_gradients,
-    finish,
-)
+from transmamba_kernels.multi_scan import cpp as multi_scan
+from transmamba_kernels.multi_scan.cpp import STATE, Z, Gradients
 
 SCAN = 9  # tensors of one scan, z among them
-Z = 6
-ADDED = (0, 1, Z)  # u, delta, z: one value a time step, so that shared gradients are added up in the kernel
+DIRECTION = SCAN - 1
 
 
 def split(tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The tensors of each direction: what the reverse one does not have of its own it shares."""
-    forward, own = tensors[:SCAN], list(tensors[SCAN:])
-    own.insert(Z, None)  # the gate is always shared
+    forward, own = (*tensors[:Z], *tensors[Z + 1 : SCAN]), tensors[SCAN:]
     return forward, tuple(f if o is None else o for f, o in zip(forward, own, strict=True))
 
 
-def allocate_forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """``(out, last_state, checkpoints, checkpoints_reverse)``; the latter three are None where not asked for."""
+def allocate_forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
     *tensors, _softplus, merge, with_state, for_backward = arguments
-    forward, reverse = split(tuple(tensors))
-    u, _, A = forward[:3]
-    batch, d_inner, length = u.shape
-    if merge:
-        out = torch.empty_like(u)
-    elif u.stride(1) == 1:  # channel-last stays channel-last
-        out = u.new_empty((batch, 2, length, d_inner)).transpose(2, 3)
-    else:
-        out = u.new_empty((batch, 2, d_inner, length))
-    last_state = u.new_empty((batch, 2, d_inner, A.shape[1]), dtype=compute_dtype(u)) if with_state else None
-    if not for_backward:
-        return out, last_state, None, None
-    one, two = (allocate_checkpoints(t[0], t[2], t[3], t[4]) for t in (forward, reverse))
-    return out, last_state, one, two
+    return multi_scan.allocate_forward(split(tuple(tensors)), True, merge, with_state, for_backward)
 
 
-def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run both scans; shapes as in the public function, arguments as in the operator's schema."""
-    *tensors, softplus, merge, _with_state, _for_backward = arguments
-    outputs = allocate_forward(*arguments)
-    out, last_state, *checkpoints = outputs
-    run, threads = native.load().selective_scan_forward, torch.get_num_threads()
-    sides = split(tuple(tensors))
-    states = (None, None) if last_state is None else last_state.unbind(1)
-    if merge:
-        # Not gated and not rounded between the directions; where it has the right type the result's memory serves.
-        real = compute_dtype(out)
-        y = out if out.dtype == real else torch.empty_like(out, dtype=real)
-        first = (*sides[0][:Z], None, *sides[0][Z + 1 :])
-        run(*first, softplus, False, threads, y, states[0], checkpoints[0], None)
-        run(*sides[1], softplus, True, threads, out, states[1], checkpoints[1], y)
-    else:
-        for k, side in enumerate(sides):
-            run(*side, softplus, k == 1, threads, out[:, k], states[k], checkpoints[k], None)
-    return outputs
+    *tensors, softplus, merge, with_state, for_backward = arguments
+    orders = _both_ways(tensors[0].shape[2])
+    directions = split(tuple(tensors))
+    return multi_scan.forward(directions, tensors[Z], orders, softplus, True, merge, with_state, for_backward)
 
 
 def allocate_backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors; None where not needed."""
-    tensors, needed = arguments[: 2 * SCAN - 1], arguments[-1]
-    forward, reverse = split(tensors)
-    return _joined(
-        finish(forward, allocate_gradients(forward, needed[:SCAN])),
-        finish(reverse, allocate_gradients(reverse, _needed_reverse(needed))),
-    )
+    *tensors, _softplus, _merge, _checkpoints, _dout, _dlast_state, needed = arguments
+    return _joined(_gradients(tuple(tensors), needed))
 
 
 def backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors; None where not needed."""
-    *tensors, softplus, merge, checkpoints, checkpoints_reverse, dout, dlast_state, needed = arguments
-    sides = split(tuple(tensors))
-    douts = (dout, dout) if merge else dout.unbind(1)
-    dstates = (None, None) if dlast_state is None else dlast_state.unbind(1)
-    shared = [own is None for own in tensors[SCAN:]]
-    shared.insert(Z, True)
-
-    filled = allocate_gradients(sides[0], needed[:SCAN])
-    fill_gradients(sides[0], softplus, False, checkpoints, douts[0], dstates[0], filled)
-    needed_reverse = [n if s else o for n, s, o in zip(needed[:SCAN], shared, _needed_reverse(needed), strict=True)]
-    add = [shared[at] and filled[at] is not None for at in ADDED]
-    for at, added in zip(ADDED, add, strict=True):
-        needed_reverse[at] = needed_reverse[at] and not added
-    filled_reverse = allocate_gradients(sides[1], needed_reverse)
-    for at, added in zip(ADDED, add, strict=True):
-        if added:
-            filled_reverse[at] = filled[at]
-    fill_gradients(sides[1], softplus, True, checkpoints_reverse, douts[1], dstates[1], filled_reverse, add)
-    gradients = list(finish(sides[0], filled))
-    own = list(finish(sides[1], filled_reverse))
-    for at in range(SCAN):
-        if shared[at]:
-            one, two = gradients[at], own[at]
-            if one is not None and two is not None and filled[at] is not filled_reverse[at]:
-                gradients[at] = one + two
-            own[at] = None
-    return _joined(tuple(gradients), tuple(own))
+    *tensors, softplus, _merge, checkpoints, dout, dlast_state, needed = arguments
+    gradients = _gradients(tuple(tensors), needed)
+    if checkpoints is not None and not checkpoints.numel():  # as the operator has it, where there are none
+        checkpoints = None
+    gradients.fill(_both_ways(tensors[0].shape[2]), softplus, True, checkpoints, dout, dlast_state)
+    return _joined(gradients)
 
 
-def _needed_reverse(needed: list[bool]) -> list[bool]:
-    own = list(needed[SCAN:])
-    own.insert(Z, False)
-    return own
+def _gradients(tensors: tuple[Any, ...], needed: list[bool]) -> Gradients:
+    forward, own = [*needed[:Z], *needed[Z + 1 : SCAN]], needed[SCAN:]
+    shared = [tensor is None for tensor in tensors[SCAN:]]
+    reverse = [f if s else o for f, s, o in zip(forward, shared, own, strict=True)]
+    return Gradients(split(tensors), tensors[Z], [forward, reverse], needed[Z])
 
 
-def _joined(forward: tuple[Tensor | None, ...], reverse: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-    return (*forward, *reverse[:Z], *reverse[Z + 1 :])
+def _joined(gradients: Gradients) -> tuple[Tensor | None, ...]:
+    forward, reverse = gradients.finish()
+    return (*forward[:Z], gradients.dz, *forward[Z:], *reverse)
+
+
+@lru_cache(maxsize=32)
+def _both_ways(length: int) -> Tensor:
+    steps = torch.arange(length, dtype=torch.int32)
+    return torch.stack([steps, steps.flip(0)])

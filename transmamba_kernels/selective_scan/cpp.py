@@ -18,15 +18,11 @@ def allocate_forward(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
     last_state = u.new_empty((*u.shape[:2], A.shape[1]), dtype=compute_dtype(u)) if with_state else None
-    return torch.empty_like(u), last_state, allocate_checkpoints(u, A, B, C) if for_backward else None
-
-
-def allocate_checkpoints(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """Memory for the states that the backward pass starts its chunks from."""
-    batch, d_inner, length = u.shape
-    groups, every = _groups(B, C), native.load().scan_checkpoint
-    tiles, chunks = groups * -(-(d_inner // groups) // TILE), -(-length // every)
-    return u.new_empty((batch, chunks, tiles * A.shape[1] * TILE), dtype=compute_dtype(u))
+    checkpoints = None
+    if for_backward:  # states that the backward pass starts its chunks from
+        tiles, chunks = tiles_of(u.shape[1], count_groups(B, C)), -(-u.shape[2] // native.load().scan_checkpoint)
+        checkpoints = u.new_empty((u.shape[0], chunks, tiles * A.shape[1] * TILE), dtype=compute_dtype(u))
+    return torch.empty_like(u), last_state, checkpoints
 
 
 def forward(
@@ -35,7 +31,7 @@ def forward(
     """Run the scan; shapes as in the public function."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     outputs = allocate_forward(*tensors, delta_softplus, reverse, with_state, for_backward)
-    native.load().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads(), *outputs, None)
+    native.load().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads(), *outputs)
     return outputs
 
 
@@ -53,23 +49,23 @@ def backward(
     """Gradients of the inputs, in their order; None where not needed."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     filled = allocate_gradients(tensors, needed)
-    fill_gradients(tensors, delta_softplus, reverse, checkpoints, dout, dlast_state, filled)
+    native.load().selective_scan_backward(
+        *tensors, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled
+    )
     return finish(tensors, filled)
 
 
-def fill_gradients(
-    tensors: tuple[Any, ...], delta_softplus, reverse, checkpoints, dout, dlast_state, filled, add=(False, False, False)
-) -> None:
-    """Write the gradients; with ``add`` those of u, delta and z are added to what is there."""
-    native.load().selective_scan_backward(
-        *tensors, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled, *add
-    )
+def allocate_gradients(
+    tensors: tuple[Any, ...], needed: Sequence[bool], groups: int | None = None
+) -> list[Tensor | None]:
+    """What the kernel fills: parameters' gradients in the compute type, dB and dC with the states last.
 
-
-def allocate_gradients(tensors: tuple[Any, ...], needed: Sequence[bool]) -> list[Tensor | None]:
-    """What the kernel fills: parameters' gradients in the compute type, dB and dC with the states last."""
+    Args:
+        groups: Of the kernel; those of B and C if not given.
+    """
     u, _, A, B, C, D, _, delta_bias, initial_state = tensors
-    real, groups = compute_dtype(u), _groups(B, C)
+    real = compute_dtype(u)
+    groups = count_groups(B, C) if groups is None else groups
     shapes: list[tuple[int, ...] | None] = [
         None,
         None,
@@ -111,8 +107,14 @@ def _finish(tensor: Any, gradient: Tensor | None) -> Tensor | None:
     return gradient.reshape(tensor.shape).to(tensor.dtype)
 
 
-def _groups(B: Tensor, C: Tensor) -> int:
+def count_groups(B: Tensor, C: Tensor) -> int:
+    """Groups of channels that share coefficients."""
     return max(M.shape[1] if M.dim() == 4 else 1 for M in (B, C))
+
+
+def tiles_of(d_inner: int, groups: int) -> int:
+    """Tiles of channels; none has channels of two groups."""
+    return groups * -(-(d_inner // groups) // TILE)
 
 
 def compute_dtype(u: Tensor) -> torch.dtype:

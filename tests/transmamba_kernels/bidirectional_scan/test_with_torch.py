@@ -29,9 +29,9 @@ def test_opcheck(own, merge):
     tensors = tuple(inputs.get(name) for name in NAMES)
     ops = torch.ops.transmamba
     torch.library.opcheck(ops.bidirectional_scan.default, (*tensors, True, merge, True, True))
-    out, last_state, *checkpoints = ops.bidirectional_scan(*tensors, True, merge, True, True)
+    out, last_state, checkpoints = ops.bidirectional_scan(*tensors, True, merge, True, True)
     upstream = torch.randn_like(out), torch.randn_like(last_state)
-    arguments = (*tensors, True, merge, *checkpoints, *upstream, [t is not None for t in tensors])
+    arguments = (*tensors, True, merge, checkpoints, *upstream, [t is not None for t in tensors])
     torch.library.opcheck(ops.bidirectional_scan_backward.default, arguments)
 
 
