@@ -96,9 +96,9 @@ def bidirectional_scan(
     own = (u_reverse, delta_reverse, A_reverse, B_reverse, C_reverse, D_reverse, delta_bias_reverse)
     tensors = (*forward, *own, initial_state_reverse)
     check(forward)
-    sides = [(*side[:6], z, *side[6:]) for side in cpp.split(tensors)]
+    one, two = ((*side[:6], z, *side[6:]) for side in cpp.split(tensors))
     # None may stand for a missing tensor: check() names what is wrong, and a shared one was checked already.
-    check(sides[1], _REVERSE_NAMES)
+    check(two, _REVERSE_NAMES)
     if u_reverse is not None and u_reverse.shape != u.shape:
         raise ValueError(f"u_reverse must have the shape of u, {tuple(u.shape)}, got {tuple(u_reverse.shape)}")
     if A_reverse is not None and A_reverse.shape != A.shape:
@@ -109,7 +109,7 @@ def bidirectional_scan(
         are_bools(delta_softplus=delta_softplus, return_last_state=return_last_state)
     add = merge == "sum"
     if _backends.choose(backend, tensors) == "reference":
-        out, last_state = reference.bidirectional_scan(*sides, delta_softplus, add)
+        out, last_state = reference.bidirectional_scan(one, two, delta_softplus, add)
         return (out, last_state) if return_last_state else out
 
     out, last_state = _scan(tensors, (delta_softplus, add), return_last_state)

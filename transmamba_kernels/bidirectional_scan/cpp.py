@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transmamba_kernels.multi_scan import cpp as multi_scan
-from transmamba_kernels.multi_scan.cpp import STATE, Z, Gradients
+from transmamba_kernels.multi_scan.directions import Gradients, Z, allocate, scan
 
 SCAN = 9  # tensors of one scan, z among them
-DIRECTION = SCAN - 1
 
 
 def split(tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -24,7 +22,7 @@ def split(tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 def allocate_forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
     *tensors, _softplus, merge, with_state, for_backward = arguments
-    return multi_scan.allocate_forward(split(tuple(tensors)), True, merge, with_state, for_backward)
+    return allocate(split(tuple(tensors)), True, merge, with_state, for_backward)
 
 
 def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -32,7 +30,7 @@ def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     *tensors, softplus, merge, with_state, for_backward = arguments
     orders = _both_ways(tensors[0].shape[2])
     directions = split(tuple(tensors))
-    return multi_scan.forward(directions, tensors[Z], orders, softplus, True, merge, with_state, for_backward)
+    return scan(directions, tensors[Z], orders, softplus, True, merge, with_state, for_backward)
 
 
 def allocate_backward(*arguments) -> tuple[Tensor | None, ...]:
@@ -45,8 +43,6 @@ def backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors; None where not needed."""
     *tensors, softplus, _merge, checkpoints, dout, dlast_state, needed = arguments
     gradients = _gradients(tuple(tensors), needed)
-    if checkpoints is not None and not checkpoints.numel():  # as the operator has it, where there are none
-        checkpoints = None
     gradients.fill(_both_ways(tensors[0].shape[2]), softplus, True, checkpoints, dout, dlast_state)
     return _joined(gradients)
 

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from transmamba_kernels.backends import REFERENCE, Backends
+from transmamba_kernels.autograd import Differentiable, Pass
+from transmamba_kernels.backends import REFERENCE, Backend, Backends
 from transmamba_kernels.checks import are_bools
-from transmamba_kernels.library import is_plain_eager
-from transmamba_kernels.multi_scan import reference
+from transmamba_kernels.library import is_plain_eager, register
+from transmamba_kernels.multi_scan import cpp, reference
 from transmamba_kernels.multi_scan.arguments import check, permutations
 from transmamba_kernels.selective_scan.arguments import NAMES
 
-# A compiled backend is a row before the reference, its two operators and the Differentiable around them come here.
-_backends = Backends("multi_scan", NAMES, REFERENCE)
+_TENSORS = ", ".join(f"Tensor{'' if i < 5 else '?'} {name}" for i, name in enumerate(NAMES))
+_INPUTS = f"{_TENSORS}, Tensor orders, bool delta_softplus, bool merge, bool permute_params"
+_GRADIENTS = ", ".join(f"Tensor d{name}" for name in NAMES)
+
+_backends = Backends("multi_scan", (*NAMES, "orders"), Backend("cpp", cpp.refuses), REFERENCE)
+
+_forward = register(
+    f"multi_scan({_INPUTS}, bool with_state, bool for_backward) -> (Tensor out, Tensor last_state, Tensor checkpoints)",
+    kernel=cpp.forward,
+    fake=cpp.allocate_forward,
+)
+_backward = register(
+    f"multi_scan_backward({_INPUTS}, Tensor? checkpoints, Tensor dout, Tensor? dlast_state, bool[] needed) "
+    f"-> ({_GRADIENTS})",
+    kernel=cpp.backward,
+    fake=cpp.allocate_backward,
+)
+
+
+_scan = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
 
 
 def multi_scan(
@@ -64,7 +83,7 @@ def multi_scan(
         merge: ``"sum"``, or ``"none"``: each direction by itself, gated.
         permute_params: With False only ``u`` is walked in its order; step ``t`` takes ``delta``, ``B`` and ``C`` of
             token ``t``, as in PlainMamba's published code.
-        backend: ``"reference"``, or None for the first that serves these tensors.
+        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``u``'s dtype: ``(batch, d_inner, length)``, or with ``merge="none"``
@@ -82,8 +101,12 @@ def multi_scan(
         raise ValueError(f"merge must be 'sum' or 'none', got {merge!r}")
     if not (type(delta_softplus) is type(return_last_state) is type(permute_params) is bool):
         are_bools(delta_softplus=delta_softplus, return_last_state=return_last_state, permute_params=permute_params)
-    _backends.choose(backend, tensors)
-    if is_plain_eager((orders,)) and not orders.is_meta:  # where the values are known
-        orders = permutations(orders)
-    out, last_state = reference.multi_scan(tensors, orders, delta_softplus, merge == "sum", permute_params)
+    add = merge == "sum"
+    if _backends.choose(backend, (*tensors, orders)) == "reference":
+        if is_plain_eager((orders,)) and not orders.is_meta:  # where the values are known
+            orders = permutations(orders)
+        out, last_state = reference.multi_scan(tensors, orders, delta_softplus, add, permute_params)
+        return (out, last_state) if return_last_state else out
+
+    out, last_state = _scan((*tensors, orders), (delta_softplus, add, permute_params), return_last_state)
     return (out, last_state) if return_last_state else out

@@ -59,7 +59,7 @@ def check(tensors: Sequence[Any], orders: Any) -> None:
 
 
 def permutations(orders: Tensor) -> Tensor:
-    """``orders`` as a contiguous int64 tensor of its own, after a check of every row.
+    """``orders`` as a contiguous int32 tensor of its own, after a check of every row.
 
     What a kernel indexes with must stay what was checked, so it is a copy that nobody else holds. It is kept for as
     long as ``orders`` lives unchanged; only what is written past torch, through numpy for example, goes unnoticed, and
@@ -73,7 +73,7 @@ def permutations(orders: Tensor) -> Tensor:
     found = _checked.get(orders)
     if state is not None and found is not None and found[0] == state:
         return found[1]
-    copy = orders.detach().to(torch.int64, copy=True, memory_format=torch.contiguous_format)
+    copy = orders.detach().to(torch.int32, copy=True, memory_format=torch.contiguous_format)
     _check_rows(copy)
     if state is not None:
         _checked[orders] = state, copy

@@ -24,7 +24,7 @@ def multi_scan(
     """
     u, z = tensors[0], tensors[Z]
     real = torch.float64 if u.dtype == torch.float64 else torch.float32  # not rounded before the sum
-    orders = orders.to(u.device)
+    orders = orders.to(u.device, torch.int64)
     outputs, states = [], []
     scans = zip(orders.unbind(0), inverse(orders).unbind(0), directions(tensors, orders.shape[0]), strict=True)
     for order, back, (u, delta, A, B, C, D, delta_bias, initial_state) in scans:

@@ -7,7 +7,7 @@ from tests.transmamba_kernels.differentiate import differentiate
 from tests.transmamba_kernels.sequences import sequence
 from transmamba_kernels import multi_scan, scan_orders, selective_scan
 
-BACKENDS = ("reference",)
+BACKENDS = ("cpp", "reference")
 OWN = ("u", "delta", "A", "B", "C", "D", "delta_bias", "initial_state")
 
 

@@ -42,11 +42,37 @@ def test_shapes(shape, own, merge, backend, isa):
 
 
 @MERGES
+@pytest.mark.parametrize("own", [(), ("A",)], ids=["shared", "own"])
+@pytest.mark.parametrize("grid", [(7, 9), (8, 8), (5, 13), (17, 37)], ids=str)  # around a window, and past the cache
+def test_lengths(grid, own, merge, backend):
+    check(make_inputs(1, 18, grid, 3, own=own), backend, merge=merge)
+
+
+@MERGES
 @pytest.mark.parametrize("layout", ["channel_last", "channel_first", "chunk", "strided", "batch_last"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_layouts_and_dtypes(layout, dtype, merge, backend, threads):
     inputs = make_inputs(2, 19, (3, 7), 4, own=("delta", "B", "A"), layout=layout, dtype=dtype)
     check(inputs, backend, merge=merge, upstream_layout=layout)
+
+
+@pytest.mark.parametrize("own", [(), VMAMBA], ids=["shared", "own"])
+def test_same_bits_from_run_to_run(own, backend, threads):
+    inputs = make_inputs(3, 50, (6, 7), 5, own=own)
+    first, second = run(inputs, backend), run(inputs, backend)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+@pytest.mark.parametrize("own", [(), ("A",)], ids=["shared", "own"])
+def test_without_gradients(own, backend):
+    inputs = make_inputs(1, 18, (17, 37), 3, own=own)
+    options = {"delta_softplus": True, "return_last_state": True, "backend": backend}
+    with torch.no_grad():
+        alone = multi_scan(**inputs, **options)
+    expected = run(inputs, "oracle")
+    assert_close(alone[0], expected["out"], torch.float32, "out")
+    assert_close(alone[1], expected["last_state"], torch.float32, "last_state")
 
 
 @pytest.mark.parametrize("K", range(1, 9))

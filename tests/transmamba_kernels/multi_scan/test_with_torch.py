@@ -30,6 +30,26 @@ def test_gradcheck(own, permute_params, merge, backend):
     assert torch.autograd.gradcheck(call, [t.requires_grad_() for t in inputs.values()])
 
 
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("own", [(), ("u", "A"), OWN], ids=lambda own: "+".join(own) or "shared")
+def test_opcheck(own, merge):
+    inputs = make_inputs(2, 6, (3, 3), 3, own=own)
+    orders = inputs.pop("orders")
+    tensors, options, ops = (*inputs.values(), orders), (True, merge, True), torch.ops.transmamba
+    torch.library.opcheck(ops.multi_scan.default, (*tensors, *options, True, True))
+    out, last_state, checkpoints = ops.multi_scan(*tensors, *options, True, True)
+    upstream = torch.randn_like(out), torch.randn_like(last_state)
+    arguments = (*tensors, *options, checkpoints, *upstream, [True] * len(inputs))
+    torch.library.opcheck(ops.multi_scan_backward.default, arguments)
+
+
+def test_more_directions_than_the_kernel_takes():
+    inputs = make_inputs(orders=torch.arange(20).expand(17, 20))
+    with pytest.raises(NotImplementedError, match="takes up to 16 directions, orders has 17"):
+        multi_scan(**inputs, backend="cpp")
+    assert multi_scan(**inputs).shape == inputs["u"].shape
+
+
 @BACKEND
 @pytest.mark.parametrize("merge", ["sum", "none"])
 @pytest.mark.parametrize("dynamic", [True, False])
