@@ -18,13 +18,14 @@ using namespace transmamba;
 
 namespace {
 
+using List = std::vector<int64_t>;
+
+Indices view(const List& list) { return {list.data(), int64_t(list.size())}; }
+Indices view(const std::optional<List>& list) { return list ? view(*list) : Indices(); }
+
 SelectiveScan scan_inputs(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
                           Tensor initial_state, bool softplus, bool reverse, int threads) {
   return {u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads};
-}
-
-std::vector<int64_t> given(std::optional<std::vector<int64_t>>& offsets) {
-  return offsets ? std::move(*offsets) : std::vector<int64_t>();
 }
 
 using Eight = std::array<Tensor, 8>;  // the tensors of one direction, or their gradients
@@ -114,17 +115,17 @@ PYBIND11_MODULE(_native, m) {
   });
 
   m.def("causal_conv1d_forward", [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state,
-                                    std::optional<std::vector<int64_t>> offsets, bool silu, bool reverse, int threads,
+                                    const std::optional<List>& offsets, bool silu, bool reverse, int threads,
                                     Tensor out, Tensor final_state) {
     const py::gil_scoped_release release;
-    causal_conv1d_forward({{x, weight, bias, initial_state, given(offsets), silu, reverse, threads}, out, final_state});
+    causal_conv1d_forward({{x, weight, bias, initial_state, view(offsets), silu, reverse, threads}, out, final_state});
   });
   m.def("causal_conv1d_backward",
-        [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, std::optional<std::vector<int64_t>> offsets,
-           bool silu, bool reverse, int threads, Tensor dout, Tensor dfinal_state, Tensor dx, Tensor dweight,
-           Tensor dbias, Tensor dinitial_state) {
+        [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, const std::optional<List>& offsets, bool silu,
+           bool reverse, int threads, Tensor dout, Tensor dfinal_state, Tensor dx, Tensor dweight, Tensor dbias,
+           Tensor dinitial_state) {
           const py::gil_scoped_release release;
-          causal_conv1d_backward({{x, weight, bias, initial_state, given(offsets), silu, reverse, threads},
+          causal_conv1d_backward({{x, weight, bias, initial_state, view(offsets), silu, reverse, threads},
                                   dout,
                                   dfinal_state,
                                   dx,
@@ -134,13 +135,13 @@ PYBIND11_MODULE(_native, m) {
         });
 
   m.def("state_update", [](Tensor state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
-                           Tensor dt_bias, bool softplus, std::vector<int64_t> rows, int threads, Tensor out) {
+                           Tensor dt_bias, bool softplus, const List& rows, int threads, Tensor out) {
     const py::gil_scoped_release release;
-    state_update({state, x, dt, A, B, C, D, z, dt_bias, softplus, std::move(rows), threads, out});
+    state_update({state, x, dt, A, B, C, D, z, dt_bias, softplus, view(rows), threads, out});
   });
-  m.def("conv_state_update", [](Tensor x, Tensor state, Tensor weight, Tensor bias, bool silu,
-                                std::vector<int64_t> positions, std::vector<int64_t> rows, int threads, Tensor out) {
+  m.def("conv_state_update", [](Tensor x, Tensor state, Tensor weight, Tensor bias, bool silu, const List& positions,
+                                const List& rows, int threads, Tensor out) {
     const py::gil_scoped_release release;
-    conv_state_update({x, state, weight, bias, silu, std::move(positions), std::move(rows), threads, out});
+    conv_state_update({x, state, weight, bias, silu, view(positions), view(rows), threads, out});
   });
 }

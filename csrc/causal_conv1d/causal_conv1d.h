@@ -24,8 +24,6 @@
 // order that depends on the shapes, the strides, the offsets and the thread count alone: results are bit-identical from
 // run to run.
 #pragma once
-#include <vector>
-
 #include "core/isa.h"
 #include "core/tensor.h"
 
@@ -33,7 +31,7 @@ namespace transmamba {
 
 struct CausalConv1d {
   Tensor x, weight, bias, initial_state;
-  std::vector<int64_t> offsets;  // 0, ..., L, never decreasing; empty: every batch entry is one sequence
+  Indices offsets;  // 0, ..., L, never decreasing; empty: every batch entry is one sequence
   bool silu = false;
   bool reverse = false;  // from the last token to the first
   int threads = 1;

@@ -143,7 +143,7 @@ struct Convolution {
   // [first, end). Packed lines go channel by channel: the next sequence is what follows in memory.
   template <class F>
   void each_sequence(Layout layout, int64_t b, int64_t from, int64_t to, int64_t first, int64_t end, F f) const {
-    const int64_t taken = layout == Layout::lines && !conv.offsets.empty() ? 1 : end - first;
+    const int64_t taken = layout == Layout::lines && conv.offsets.count ? 1 : end - first;
     for (int64_t channel = first; channel < end; channel += taken)
       sequences.each(b, from, to, conv.reverse, [&](const Sequence& sequence, int64_t start, int64_t stop) {
         f(sequence, start, stop, channel, channel + taken);

@@ -18,8 +18,6 @@
 // Computed in float32, or in float64 when x is float64; new tokens are seen before they are rounded to the state's
 // dtype. Memory: a tile of channels by W + 64 tokens per thread.
 #pragma once
-#include <vector>
-
 #include "core/isa.h"
 #include "core/tensor.h"
 
@@ -28,7 +26,7 @@ namespace transmamba {
 struct ConvStateUpdate {
   Tensor x, state, weight, bias;
   bool silu = false;
-  std::vector<int64_t> positions, rows;
+  Indices positions, rows;
   int threads = 1;
   Tensor out;
 

@@ -31,7 +31,7 @@ struct Update {
   int64_t batch = u.x.shape[0], channels = u.x.shape[1], length = u.x.rank == 3 ? u.x.shape[2] : 1;
   int64_t entries = u.state.shape[2];
   int width = int(u.weight.shape[1]), past = width - 1;  // tokens that an output sees besides its own
-  bool common = u.positions.empty() && length == 1 && width >= 2 && width <= 4 &&
+  bool common = u.positions.count == 0 && length == 1 && width >= 2 && width <= 4 &&
                 (entries == width || entries == past) && lies_close(u.state, 1) && lies_close(u.weight, 0);
   int64_t tiles = (channels + kChannels - 1) / kChannels;
   int tasks = 1;
@@ -61,7 +61,7 @@ struct Update {
   }
 
   void run_tile(int64_t b, int64_t channel, int count, const T* weight, T* seen, T* out) const {
-    const int64_t row = u.rows.empty() ? b : u.rows[b];
+    const int64_t row = u.rows.count ? u.rows.data[b] : b;
     const Plane state = at(u.state, row, channel), x = at(u.x, b, channel), to = at(u.out, b, channel);
     alignas(64) T bias[kChannels] = {};
     if (u.bias) columns(channels_of(u.bias, channel), 0, 1, count, bias);
@@ -72,9 +72,9 @@ struct Update {
       return write_column(out, to, 0, count);
     }
 
-    const int64_t position = u.positions.empty() ? 0 : u.positions[b] % entries;
+    const int64_t position = u.positions.count ? u.positions.data[b] % entries : 0;
     for (int k = 0; k < past; ++k) {
-      const int64_t entry = u.positions.empty() ? entries - past + k : (position + entries + k - past) % entries;
+      const int64_t entry = u.positions.count ? (position + entries + k - past) % entries : entries - past + k;
       columns(state, entry, 1, count, seen + k * kChannels);
     }
     for (int64_t t = 0; t < length; t += kSteps) {
@@ -127,7 +127,7 @@ struct Update {
       columns(from, source, 1, count, column);
       write_column(column, state, target, count);
     };
-    if (!u.positions.empty()) {
+    if (u.positions.count) {
       for (int64_t t = length < entries ? 0 : length - entries; t < length; ++t) move(x, t, (position + t) % entries);
       return;
     }

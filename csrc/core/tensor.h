@@ -1,4 +1,4 @@
-// A borrowed view of a framework's tensor: pointer, shape, strides, dtype. No torch headers.
+// Borrowed views: a framework's tensor (pointer, shape, strides, dtype), and a list of integers. No torch headers.
 #pragma once
 #include <cstdint>
 
@@ -16,6 +16,12 @@ struct Tensor {
   DType dtype = DType::f32;
 
   explicit operator bool() const { return rank >= 0; }
+};
+
+// Without functions of its own: kernels compiled per instruction set read it (simd.h).
+struct Indices {
+  const int64_t* data = nullptr;
+  int64_t count = 0;
 };
 
 inline constexpr int64_t item_size(DType dtype) {

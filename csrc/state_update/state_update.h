@@ -18,8 +18,6 @@
 // bfloat16; A likewise. A that is constant over N costs one exponential a channel. Memory: a tile of
 // channels by N numbers per thread, twice.
 #pragma once
-#include <vector>
-
 #include "core/isa.h"
 #include "core/tensor.h"
 
@@ -28,7 +26,7 @@ namespace transmamba {
 struct StateUpdate {
   Tensor state, x, dt, A, B, C, D, z, dt_bias;
   bool softplus = false;
-  std::vector<int64_t> rows;
+  Indices rows;
   int threads = 1;
   Tensor out;
 

@@ -150,7 +150,7 @@ struct Update {
   template <bool PerState>
   void update_tile(const Tile& tile, const T* B, const T* C, const T* decay, const T* input, T* sums, T* h_rows,
                    T* A_rows) const {
-    const int64_t row = u.rows.empty() ? tile.batch : u.rows[tile.batch];
+    const int64_t row = u.rows.count ? u.rows.data[tile.batch] : tile.batch;
     char* data = state.at(row, tile.head, tile.channel);
     const bool lies_so = state.state == 1 && states == padded;
     const auto update = [&](auto* h, int64_t stride) {
