@@ -40,8 +40,8 @@ TARGETS = {(shape, "forward"): 32 for shape in (VIM_SMALL, MAMBA_130M)}
 TARGETS |= {(shape, "training"): 30 for shape in (VIM_SMALL, MAMBA_130M)}
 
 
-def call(u, delta, A, B, C, D, z, delta_bias, backend=None):
-    return selective_scan(u, delta, A, B, C, D, z, delta_bias, True, backend=backend)
+def call(u, delta, A, B, C, D, z, delta_bias, backend=None, cu_seqlens=None):
+    return selective_scan(u, delta, A, B, C, D, z, delta_bias, True, cu_seqlens=cu_seqlens, backend=backend)
 
 
 def reference(*inputs):
@@ -97,6 +97,30 @@ def test_dtypes_and_layouts(shape, figure, benchmark, measurements, rounds):
         value = seconds[dtype, layout] / seconds[beside]
         case, measured = f"{shape} {layout}", f"{figure}, ours over it"
         measurements.add(Row(OP, case, measured, f"{ours}, {dtype}", peer, value, target=target, at_most=True))
+
+
+@pytest.mark.parametrize("figure", ["forward", "training"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
+def test_packed(layout, figure, benchmark, measurements, rounds):
+    lengths = torch.randint(1, 513, (64,))
+    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    shape = (1, 256, int(lengths.sum()), 16)
+    inputs = make_inputs(shape, layout)
+    upstream = torch.randn_like(inputs[0]) if figure == "training" else None
+    case, packed = f"{shape} {layout}", functools.partial(call, cu_seqlens=cu_seqlens)
+    (ours, one), *_ = variants.our_backends(call, inputs, measurements).items()
+    found = {ours: functools.partial(packed, backend=ours)}
+    expected = functools.partial(packed, backend="reference")
+    found = variants.correct_ones(found, expected, inputs, upstream, f"{case} packed {figure}", measurements)
+    seconds = interleave(
+        benchmark,
+        {"one": lambda: step(one, inputs, upstream), "packed": lambda: step(found[ours], inputs, upstream)},
+        rounds,
+    )
+    value, what = seconds["packed"] / seconds["one"], f"{ours}, 64 packed sequences of 1 to 512"
+    target = 1.1 if layout == LAYOUTS[0] else None
+    measurements.add(Row(OP, case, figure, f"{ours}, one sequence", what, value, target=target, at_most=True))
 
 
 @pytest.mark.parametrize("figure", ["forward", "training"])

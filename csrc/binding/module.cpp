@@ -24,8 +24,9 @@ Indices view(const List& list) { return {list.data(), int64_t(list.size())}; }
 Indices view(const std::optional<List>& list) { return list ? view(*list) : Indices(); }
 
 SelectiveScan scan_inputs(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
-                          Tensor initial_state, bool softplus, bool reverse, int threads) {
-  return {u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads};
+                          Tensor initial_state, const std::optional<List>& offsets, bool softplus, bool reverse,
+                          int threads) {
+  return {u, delta, A, B, C, D, z, delta_bias, initial_state, view(offsets), softplus, reverse, threads};
 }
 
 using Eight = std::array<Tensor, 8>;  // the tensors of one direction, or their gradients
@@ -68,22 +69,24 @@ PYBIND11_MODULE(_native, m) {
   m.def("use_isa", &use_isa_named, "Override the choice made at load (tests and benchmarks).");
   m.def("has_openmp", &has_openmp);
 
-  m.def("selective_scan_forward", [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
-                                     Tensor delta_bias, Tensor initial_state, bool softplus, bool reverse, int threads,
-                                     Tensor out, Tensor last_state, Tensor checkpoints) {
-    const py::gil_scoped_release release;
-    selective_scan_forward({scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads),
-                            out, last_state, checkpoints});
-  });
+  m.def("selective_scan_forward",
+        [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
+           Tensor initial_state, const std::optional<List>& offsets, bool softplus, bool reverse, int threads,
+           Tensor out, Tensor last_state, Tensor checkpoints) {
+          const py::gil_scoped_release release;
+          selective_scan_forward(
+              {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, threads),
+               out, last_state, checkpoints});
+        });
   m.def("selective_scan_backward",
         [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
-           Tensor initial_state, bool softplus, bool reverse, int threads, Tensor checkpoints, Tensor dout,
-           Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz,
-           Tensor ddelta_bias, Tensor dinitial_state) {
+           Tensor initial_state, const std::optional<List>& offsets, bool softplus, bool reverse, int threads,
+           Tensor checkpoints, Tensor dout, Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB,
+           Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, Tensor dinitial_state) {
           const py::gil_scoped_release release;
           selective_scan_backward(
-              {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, softplus, reverse, threads), checkpoints,
-               dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state});
+              {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, threads),
+               checkpoints, dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state});
         });
 
   m.attr("max_directions") = kMaxDirections;

@@ -1,9 +1,11 @@
 // The sequences that a kernel walks: the entries of a batch or, packed, neighbouring stretches of its one entry.
 //
-// A kernel splits its work over the batch and the length (split.h) and asks here what sequences lie in a task's share,
-// so that packed sequences of any lengths are shared as evenly as one. Per instruction set, like simd.h.
+// Threads share packed sequences in one of two ways. A kernel whose steps do not wait for each other splits the length
+// and asks what sequences lie in a task's share, so that any lengths are shared as evenly as one. A recurrence takes
+// sequences whole, as many to a slice as come near its share of the length. Per instruction set, like simd.h.
 #pragma once
 #include "core/rows.h"
+#include "core/split.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
@@ -17,16 +19,21 @@ class Sequences {
  public:
   // x is (b, E, L). offsets are none or, where b is 1, from 0 to L, one more than there are sequences, never
   // decreasing.
-  Sequences(const Tensor& x, Indices offsets) : length_(x.shape[2]), offsets_(offsets) {}
+  Sequences(const Tensor& x, Indices offsets) : batch_(x.shape[0]), length_(x.shape[2]), offsets_(offsets) {}
+
+  bool packed() const { return offsets_.count > 0; }
+  int64_t count() const { return packed() ? offsets_.count - 1 : batch_; }
+  Sequence operator[](int64_t i) const {
+    if (!packed()) return {i, i, 0, length_};
+    return {i, 0, offsets_.data[i], offsets_.data[i + 1] - offsets_.data[i]};
+  }
 
   // Calls f(sequence, from, to) for the steps of each sequence that lie in the steps [first, end) of a batch entry,
   // counted within the sequence and in the direction of time. A sequence without steps comes with the entry's first.
   template <class F>
   void each(int64_t batch, int64_t first, int64_t end, bool reverse, F f) const {
-    const int64_t count = offsets_.count ? offsets_.count - 1 : 1;
-    for (int64_t i = 0; i < count; ++i) {
-      const Sequence s = offsets_.count ? Sequence{i, batch, offsets_.data[i], offsets_.data[i + 1] - offsets_.data[i]}
-                                        : Sequence{batch, batch, 0, length_};
+    for (int64_t i = batch; i < (packed() ? count() : batch + 1); ++i) {
+      const Sequence s = (*this)[i];
       const auto within = [&](int64_t t) { return t < s.start ? 0 : t - s.start < s.length ? t - s.start : s.length; };
       const int64_t from = within(first), to = within(end);
       if (from < to || (s.length == 0 && first == 0))
@@ -34,8 +41,32 @@ class Sequences {
     }
   }
 
+  // Whole sequences times tiles of channels. Slices that one sequence makes uneven are split over the channels too.
+  Split split(int64_t tiles, int threads) const {
+    Split split(count(), tiles, threads);
+    if (!packed() || split.parts > 1) return split;
+    int64_t largest = 0;
+    for (int i = 0; i < split.slices; ++i) {
+      const int64_t size = weight_before(first(i + 1, split.slices)) - weight_before(first(i, split.slices));
+      largest = size > largest ? size : largest;
+    }
+    if (2 * largest * threads > weight_before(count())) split.parts = int(tiles < threads ? tiles : threads);
+    return split;
+  }
+  // The first sequence of a slice: packed, the first whose middle lies in the slice's share or after it.
+  int64_t first(int slice, int slices) const {
+    if (!packed()) return bound(count(), slice, slices);
+    const int64_t share = bound(weight_before(count()), slice, slices);
+    int64_t i = 0;
+    while (i < count() && weight_before(i) + weight_before(i + 1) < 2 * share) ++i;
+    return i;
+  }
+
  private:
-  int64_t length_;
+  // Of the packed sequences before one: their steps, and a step for each sequence's states.
+  int64_t weight_before(int64_t index) const { return offsets_.data[index] + index; }
+
+  int64_t batch_, length_;
   Indices offsets_;
 };
 

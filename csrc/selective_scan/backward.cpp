@@ -1,3 +1,4 @@
+#include "selective_scan/scan_sequences.h"
 #include "selective_scan/scan_sums.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
@@ -7,8 +8,15 @@ template <class T>
 struct Backward {
   const SelectiveScanBackward& scan;
   Sizes<T> s{scan};
-  Split split{s.batch, s.tiles, scan.threads};
+  Sequences sequences{scan.u, scan.offsets};
+  Split split = one_row() ? Split(1, s.tiles, scan.threads) : sequences.split(s.tiles, scan.threads);
   ScanSums<T> total{s, split, scan.B, scan.C, scan};
+
+  // Whether all packed sequences add to one row of dB or dC, which slices cannot share.
+  bool one_row() const {
+    const auto constant = [](const Tensor& x) { return x.rank > 2 && x.shape[x.rank - 1] == 1; };
+    return sequences.packed() && (constant(scan.B) || constant(scan.C));
+  }
 
   void run() {
     Workspace memory(total.bytes());
@@ -47,20 +55,23 @@ struct Backward {
                     &scratch.out[1], &scratch.out[2]})
       *row = memory.take<T>(rows);
 
-    for (int64_t b = bound(s.batch, slice, split.slices); b < bound(s.batch, slice + 1, split.slices); ++b) {
+    const int64_t last = sequences.first(slice + 1, split.slices);
+    for (int64_t index = sequences.first(slice, split.slices); index < last; ++index) {
+      const Stretch sequence = stretch(scan, sequences, index);
+      const int64_t b = sequence.batch;
       for (int64_t i = first; i < end; ++i) {
         T* lambda = adjoint + (i - first) * size;
         if (scan.dlast_state)
-          pack_states<T>(scan.dlast_state, s, s.tile(i), lambda, b);
+          pack_states<T>(scan.dlast_state, s, s.tile(i), lambda, index);
         else
           memset(lambda, 0, sizeof(T) * size);
       }
       if (total.bias_per_sample())
         for (int64_t i = first; i < end; ++i) memset(sums.bias + i * kTile, 0, sizeof(T) * kTile);
 
-      for (int64_t chunk = s.chunks - 1; chunk >= 0; --chunk) {
-        const int64_t start = chunk * kScanCheckpoint;
-        const int steps = int(s.length - start < kScanCheckpoint ? s.length - start : kScanCheckpoint);
+      for (int64_t chunk = sequence.chunks - 1; chunk >= 0; --chunk) {
+        const int64_t start = sequence.chunk_start(chunk);
+        const int steps = sequence.chunk_steps(chunk);
         Coefficients<T> B{}, C{};
         for (int64_t i = first; i < end; ++i) {
           const Tile tile = s.tile(i);
@@ -70,8 +81,8 @@ struct Backward {
             memset(dB, 0, sizeof(T) * steps * s.padded_states * W);
             memset(dC, 0, sizeof(T) * steps * s.padded_states * W);
           }
-          const T* checkpoint =
-              static_cast<const T*>(scan.checkpoints.data) + ((b * s.chunks + chunk) * s.tiles + i) * s.states * kTile;
+          const T* checkpoint = static_cast<const T*>(scan.checkpoints.data) +
+                                ((sequence.checkpoint + chunk) * s.tiles + i) * s.states * kTile;
           if (s.states != s.padded_states) {
             memset(padded_checkpoint, 0, sizeof(T) * size);
             memcpy(padded_checkpoint, checkpoint, sizeof(T) * s.states * kTile);
@@ -89,7 +100,7 @@ struct Backward {
 
       for (int64_t i = first; i < end; ++i) {
         const Tile tile = s.tile(i);
-        if (scan.dinitial_state) unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, s, tile, b);
+        if (scan.dinitial_state) unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, s, tile, index);
         if (total.bias_per_sample())
           memcpy(static_cast<T*>(scan.ddelta_bias.data) + b * s.channels + tile.channel, sums.bias + i * kTile,
                  sizeof(T) * tile.channels);

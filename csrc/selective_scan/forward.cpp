@@ -1,4 +1,4 @@
-#include "selective_scan/scan_setup.h"
+#include "selective_scan/scan_sequences.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
@@ -7,7 +7,8 @@ template <class T>
 struct Forward {
   const SelectiveScanForward& scan;
   Sizes<T> s{scan};
-  Split split{s.batch, s.tiles, scan.threads};
+  Sequences sequences{scan.u, scan.offsets};
+  Split split = sequences.split(s.tiles, scan.threads);
 
   void run_task(int task) const {
     const int slice = task / split.parts, part = task % split.parts;
@@ -26,17 +27,20 @@ struct Forward {
     T *u_rows = memory.take<T>(rows), *delta_rows = memory.take<T>(rows), *z_rows = memory.take<T>(rows);
     T* out_rows = memory.take<T>(rows);
 
-    for (int64_t b = bound(s.batch, slice, split.slices); b < bound(s.batch, slice + 1, split.slices); ++b) {
+    const int64_t last = sequences.first(slice + 1, split.slices);
+    for (int64_t index = sequences.first(slice, split.slices); index < last; ++index) {
+      const Stretch sequence = stretch(scan, sequences, index);
+      const int64_t b = sequence.batch;
       for (int64_t i = first; i < end; ++i) {
         T* state = states + (i - first) * size;
         if (scan.initial_state)
-          pack_states<T>(scan.initial_state, s, s.tile(i), state, b);
+          pack_states<T>(scan.initial_state, s, s.tile(i), state, index);
         else
           memset(state, 0, sizeof(T) * size);
       }
-      for (int64_t chunk = 0; chunk < s.chunks; ++chunk) {
-        const int64_t start = chunk * kScanCheckpoint;
-        const int steps = int(s.length - start < kScanCheckpoint ? s.length - start : kScanCheckpoint);
+      for (int64_t chunk = 0; chunk < sequence.chunks; ++chunk) {
+        const int64_t start = sequence.chunk_start(chunk);
+        const int steps = sequence.chunk_steps(chunk);
         int64_t group = -1;
         Coefficients<T> B{}, C{};
         for (int64_t i = first; i < end; ++i) {
@@ -47,9 +51,7 @@ struct Forward {
             if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, group, start, steps, scan.reverse, B_rows);
             if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, group, start, steps, scan.reverse, C_rows);
           }
-          if (scan.checkpoints)
-            memcpy(static_cast<T*>(scan.checkpoints.data) + ((b * s.chunks + chunk) * s.tiles + i) * s.states * kTile,
-                   state, sizeof(T) * s.states * kTile);
+          if (scan.checkpoints) memcpy(checkpoint(sequence.checkpoint + chunk, i), state, sizeof(T) * s.states * kTile);
 
           const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
           const Rows<const T> u = read_rows<T>(at(scan.u), steps, tile.channels, u_rows);
@@ -82,10 +84,17 @@ struct Forward {
           write_rows<T>(out_plane, out, steps, tile.channels);
         }
       }
+      if (scan.checkpoints)  // the same bits for the same arguments, where nothing is kept too
+        for (int64_t at = sequence.checkpoint + sequence.chunks; at < sequence.end_checkpoint; ++at)
+          memset(checkpoint(at, first), 0, sizeof(T) * (end - first) * s.states * kTile);
       if (scan.last_state)
         for (int64_t i = first; i < end; ++i)
-          unpack_states<T>(states + (i - first) * size, scan.last_state, s, s.tile(i), b);
+          unpack_states<T>(states + (i - first) * size, scan.last_state, s, s.tile(i), index);
     }
+  }
+
+  T* checkpoint(int64_t place, int64_t tile) const {
+    return static_cast<T*>(scan.checkpoints.data) + (place * s.tiles + tile) * s.states * kTile;
   }
 
   // dt = softplus(delta + bias), dtu = dt u, y = D u; returns the largest |dt|.

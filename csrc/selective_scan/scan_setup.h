@@ -16,7 +16,7 @@ struct Tile {
 
 template <class T>
 struct Sizes {
-  int64_t batch, channels, length, states, padded_states, groups, group_channels, group_tiles, tiles, chunks;
+  int64_t batch, channels, length, states, padded_states, groups, group_channels, group_tiles, tiles;
   bool channel_B, channel_C;  // (E, N): one value a channel, none a time step
 
   Sizes() = default;
@@ -29,7 +29,6 @@ struct Sizes {
     groups = 1;
     if (s.B.rank == 4) groups = s.B.shape[1];
     if (s.C.rank == 4 && s.C.shape[1] > groups) groups = s.C.shape[1];
-    chunks = (length + kScanCheckpoint - 1) / kScanCheckpoint;
     use_groups(groups);
   }
   void use_groups(int64_t number) {

@@ -16,9 +16,12 @@
 // a last dimension of 1 in the first two means constant over time. D (E); delta_bias (E) or (b, E);
 // initial_state, last_state (b, E, N).
 //
+// With offsets, the one batch entry holds n sequences one after the other: sequence i is the steps from offsets_i to
+// offsets_{i+1}, which may be none, starts from entry i of initial_state and leaves that of last_state, (n, E, N).
+//
 // Computed in float32, or in float64 when u is float64. Memory beyond the outputs: the checkpoints of a training step
 // (one state every kScanCheckpoint steps) and, per thread, a few tiles and one row of dA. Every sum is taken in an
-// order that depends on the shapes and the thread count alone: results are bit-identical from run to run.
+// order that depends on the shapes, the offsets and the thread count alone: results are bit-identical from run to run.
 #pragma once
 #include "core/isa.h"
 #include "core/tensor.h"
@@ -29,6 +32,7 @@ constexpr int kScanCheckpoint = 64;  // time steps from one stored state to the 
 
 struct SelectiveScan {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
+  Indices offsets;  // 0, ..., L, never decreasing; none: every batch entry is one sequence
   bool softplus = false;
   bool reverse = false;  // from the last token to the first
   int threads = 1;
@@ -38,7 +42,9 @@ struct SelectiveScan {
 
 struct SelectiveScanForward : SelectiveScan {
   Tensor out, last_state;
-  Tensor checkpoints;  // (b, ceil(L / kScanCheckpoint), tiles * N * 16) of the compute type, or not given
+  // (b, chunks, tiles * N * 16) of the compute type, or not given; chunks are ceil(L / kScanCheckpoint) or, of n packed
+  // sequences, floor(L / kScanCheckpoint) + n, those that are not used zero.
+  Tensor checkpoints;
 };
 
 // Gradients not asked for are not given; dB and dC are (b, G, L or 1, N) or (E, N), contiguous and of the compute

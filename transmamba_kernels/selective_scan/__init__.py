@@ -13,7 +13,7 @@ from transmamba_kernels.selective_scan.arguments import NAMES, check, cpp_refuse
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
-    "Tensor? initial_state, bool delta_softplus, bool reverse"
+    "Tensor? initial_state, Tensor? cu_seqlens, bool delta_softplus, bool reverse"
 )
 
 
@@ -51,6 +51,7 @@ def selective_scan(
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
     reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     r"""Run the selective state-space recurrence along the sequence.
@@ -76,27 +77,31 @@ def selective_scan(
         z: Gate, shape of ``u``.
         delta_bias: ``(d_inner,)`` or, one per sample, ``(batch, d_inner)``.
         delta_softplus: Apply softplus to ``delta + delta_bias``.
-        initial_state: State before the first step, ``(batch, d_inner, d_state)``; zero if not given.
+        initial_state: State before the first step, ``(batch, d_inner, d_state)``, or one entry per packed sequence;
+            zero if not given.
         return_last_state: Also return the state after the last step.
         reverse: Scan from the last token to the first: ``initial_state`` enters at the last token and the returned
             state is the one after the first.
+        cu_seqlens: Offsets of sequences packed in one row, ``(sequences + 1,)`` in int32 or int64 on the CPU: 0, where
+            each next sequence starts, and the length. ``batch`` is then 1, and every sequence is scanned on its own;
+            equal neighbours are an empty one, whose state stays what it was.
         backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``u``'s shape and dtype, or ``(out, last_state)`` with ``last_state``
-        ``(batch, d_inner, d_state)`` in float32 (float64 for float64).
+        ``(batch, d_inner, d_state)``, or one entry per packed sequence, in float32 (float64 for float64).
 
     Raises:
         TypeError, ValueError: An argument has the wrong type, dtype, shape or device; the message names it.
         NotImplementedError: ``backend`` does not serve these tensors; the message says why.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    check(tensors)
+    check(tensors, cu_seqlens=cu_seqlens)
     if not (type(delta_softplus) is type(reverse) is type(return_last_state) is bool):
         are_bools(delta_softplus=delta_softplus, reverse=reverse, return_last_state=return_last_state)
     if _backends.choose(backend, tensors) == "reference":
-        out, last_state = reference.selective_scan(*tensors, delta_softplus, reverse)
+        out, last_state = reference.selective_scan(*tensors, delta_softplus, reverse, cu_seqlens)
         return (out, last_state) if return_last_state else out
 
-    out, last_state = _scan(tensors, (delta_softplus, reverse), return_last_state)
+    out, last_state = _scan((*tensors, cu_seqlens), (delta_softplus, reverse), return_last_state)
     return (out, last_state) if return_last_state else out

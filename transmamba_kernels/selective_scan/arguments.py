@@ -8,17 +8,18 @@ from typing import Any
 from torch import Tensor
 
 from transmamba_kernels.backends import CPP
-from transmamba_kernels.checks import are_float_tensors, has_shape
+from transmamba_kernels.checks import are_float_tensors, count_sequences, has_shape
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
 MAY_BE_COMPLEX = ("A", "B", "C", "initial_state", "A_reverse", "B_reverse", "C_reverse", "initial_state_reverse")
 
 
-def check(tensors: Sequence[Any], names: Sequence[str] = NAMES) -> None:
+def check(tensors: Sequence[Any], names: Sequence[str] = NAMES, cu_seqlens: Any = None) -> None:
     """Raise unless the tensors of a scan, in the order of :data:`NAMES`, fit each other.
 
     Args:
         names: What they are called in messages.
+        cu_seqlens: Offsets of packed sequences, or None; their values are not read.
     """
     are_float_tensors(names, tensors, required=5, may_be_complex=MAY_BE_COMPLEX)
     u, delta, A, B, C, D, z, delta_bias, initial_state = tensors
@@ -45,8 +46,11 @@ def check(tensors: Sequence[Any], names: Sequence[str] = NAMES) -> None:
         has_shape(names[6], z, shape, "of u (batch, d_inner, length)")
     if delta_bias is not None and delta_bias.shape != (d_inner,):
         has_shape(names[7], delta_bias, (batch, d_inner), f"(d_inner,) = ({d_inner},) or (batch, d_inner)")
-    if initial_state is not None:
-        has_shape(names[8], initial_state, (batch, d_inner, d_state), "(batch, d_inner, d_state)")
+    entries, per = batch, "batch"
+    if cu_seqlens is not None:
+        entries, per = count_sequences(cu_seqlens, batch), "sequences"
+    if initial_state is not None and initial_state.shape != (entries, d_inner, d_state):
+        has_shape(names[8], initial_state, (entries, d_inner, d_state), f"({per}, d_inner, d_state)")
 
 
 def cpp_refuses(names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:

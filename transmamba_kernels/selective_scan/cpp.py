@@ -9,48 +9,57 @@ import torch
 from torch import Tensor
 
 from transmamba_kernels import native
+from transmamba_kernels.checks import offsets
 
+TENSORS = 9  # that can have a gradient
 TILE = 16  # channels that the kernels take at once; checkpoints are stored in such tiles
 
 
 def allocate_forward(
-    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, with_state, for_backward
+    u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens, delta_softplus, reverse, with_state, for_backward
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
-    last_state = u.new_empty((*u.shape[:2], A.shape[1]), dtype=compute_dtype(u)) if with_state else None
-    checkpoints = None
+    last_state = checkpoints = None
+    if with_state or for_backward:
+        batch, d_inner, length = u.shape
+        sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    if with_state:
+        last_state = u.new_empty((sequences, d_inner, A.shape[1]), dtype=compute_dtype(u))
     if for_backward:  # states that the backward pass starts its chunks from
-        tiles, chunks = tiles_of(u.shape[1], count_groups(B, C)), -(-u.shape[2] // native.load().scan_checkpoint)
-        checkpoints = u.new_empty((u.shape[0], chunks, tiles * A.shape[1] * TILE), dtype=compute_dtype(u))
+        tiles, step = tiles_of(d_inner, count_groups(B, C)), native.load().scan_checkpoint
+        chunks = -(-length // step) if cu_seqlens is None else length // step + sequences
+        checkpoints = u.new_empty((batch, chunks, tiles * A.shape[1] * TILE), dtype=compute_dtype(u))
     return torch.empty_like(u), last_state, checkpoints
 
 
 def forward(
-    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, with_state, for_backward
+    u, delta, A, B, C, D, z, delta_bias, initial_state, cu_seqlens, delta_softplus, reverse, with_state, for_backward
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run the scan; shapes as in the public function."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    outputs = allocate_forward(*tensors, delta_softplus, reverse, with_state, for_backward)
-    native.load().selective_scan_forward(*tensors, delta_softplus, reverse, torch.get_num_threads(), *outputs)
+    packed = None if cu_seqlens is None else offsets(cu_seqlens, u.shape[2])
+    outputs = allocate_forward(*tensors, cu_seqlens, delta_softplus, reverse, with_state, for_backward)
+    native.load().selective_scan_forward(*tensors, packed, delta_softplus, reverse, torch.get_num_threads(), *outputs)
     return outputs
 
 
-def allocate_backward(
-    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, checkpoints, dout, dlast_state, needed
-) -> tuple[Tensor | None, ...]:
-    """Gradients as the public function's caller gets them, in the order of the inputs; None where not needed."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    return finish(tensors, allocate_gradients(tensors, needed))
+def allocate_backward(*arguments) -> tuple[Tensor | None, ...]:
+    """Gradients in the order of the operator's tensors but the offsets; None where not needed."""
+    tensors, needed = arguments[:TENSORS], arguments[-1]
+    return finish(tensors, allocate_gradients(tensors, needed[:TENSORS]))
 
 
-def backward(
-    u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus, reverse, checkpoints, dout, dlast_state, needed
-) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs, in their order; None where not needed."""
-    tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    filled = allocate_gradients(tensors, needed)
+def backward(*arguments) -> tuple[Tensor | None, ...]:
+    """Gradients in the order of the operator's tensors but the offsets; None where not needed.
+
+    Arguments as in the operator's schema.
+    """
+    tensors = arguments[:TENSORS]
+    cu_seqlens, delta_softplus, reverse, checkpoints, dout, dlast_state, needed = arguments[TENSORS:]
+    packed = None if cu_seqlens is None else offsets(cu_seqlens, dout.shape[2])
+    filled = allocate_gradients(tensors, needed[:TENSORS])
     native.load().selective_scan_backward(
-        *tensors, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled
+        *tensors, packed, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled
     )
     return finish(tensors, filled)
 

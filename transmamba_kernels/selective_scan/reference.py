@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from transmamba_kernels.checks import offsets
 
 
 def selective_scan(
@@ -19,12 +24,26 @@ def selective_scan(
     initial_state: Tensor | None = None,
     delta_softplus: bool = False,
     reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``(out, last_state)`` of the recurrence, computed one time step after the other.
 
     Shapes are those of :func:`transmamba_kernels.selective_scan`. A float64 ``u`` is computed in float64, a complex
     ``A`` in complex numbers, everything else in float32.
     """
+    if cu_seqlens is not None:
+        lengths = [end - start for start, end in pairwise(offsets(cu_seqlens, u.shape[2]))]
+        states = [None] * len(lengths) if initial_state is None else initial_state.split(1)
+        along_time = [_split(M, lengths) for M in (u, delta, B, C, z)]
+        outs, last_states = zip(
+            *(
+                selective_scan(u, delta, A, B, C, D, z, delta_bias, state, delta_softplus, reverse)
+                for u, delta, B, C, z, state in zip(*along_time, states, strict=True)
+            ),
+            strict=True,
+        )
+        return torch.cat(outs, dim=-1), torch.cat(last_states)
+
     batch, d_inner, length = u.shape
     real = torch.float64 if u.dtype == torch.float64 or A.dtype == torch.complex128 else torch.float32
     state = torch.promote_types(real, A.dtype) if A.is_complex() else real
@@ -62,6 +81,13 @@ def selective_scan(
     if z is not None:
         y = y * F.silu(z.to(real))
     return y.to(u.dtype), h.clone() if length == 0 else h
+
+
+def _split(M: Any, lengths: list[int]) -> list[Any]:
+    """``M`` in parts along time; what is constant over time, or missing, is the same in all."""
+    if M is None or M.dim() == 2 or (M.shape[-1] == 1 and sum(lengths) != 1):
+        return [M] * len(lengths)
+    return list(M.split(lengths, dim=-1))
 
 
 def _per_channel(M: Tensor, d_inner: int, length: int, dtype: torch.dtype) -> Tensor:

@@ -34,6 +34,7 @@ def make_inputs(
     C_kind="time",
     per_sample_bias=False,
     without=(),
+    sequences=None,
 ):
     param = dtype if param_dtype is None else param_dtype
     inputs = {
@@ -45,9 +46,14 @@ def make_inputs(
         "D": torch.randn(d_inner, dtype=param),
         "z": sequence(batch, d_inner, length, layout, dtype),
         "delta_bias": torch.randn((batch, d_inner) if per_sample_bias else (d_inner,), dtype=param),
-        "initial_state": torch.randn(batch, d_inner, d_state, dtype=param),
+        "initial_state": torch.randn(sequences or batch, d_inner, d_state, dtype=param),
     }
     return {name: None if name in without else tensor for name, tensor in inputs.items()}
+
+
+def make_packed(lengths, d_inner=20, d_state=5, **options):
+    """Inputs of sequences packed in one row."""
+    return make_inputs(1, d_inner, sum(lengths), d_state, sequences=len(lengths), **options)
 
 
 def run(inputs, backend, *, softplus=True, **options):

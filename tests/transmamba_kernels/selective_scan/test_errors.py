@@ -44,6 +44,37 @@ def test_bad_arguments(change, error, message):
         selective_scan(**{**make_inputs(), **change})
 
 
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+@pytest.mark.parametrize(
+    ("cu_seqlens", "error", "message"),
+    [
+        ([0, 30, 70], TypeError, "cu_seqlens must be a tensor or None, got list"),
+        (torch.tensor([0.0, 70.0]), TypeError, "cu_seqlens must be int32 or int64, got float32"),
+        (torch.tensor([[0, 70]]), ValueError, r"cu_seqlens must have shape \(sequences \+ 1,\).* got \(1, 2\)"),
+        (torch.tensor([0]), ValueError, r"cu_seqlens must have shape .* got \(1,\)"),
+        (torch.zeros(2, dtype=torch.int32, device="meta"), ValueError, "cu_seqlens must be on the CPU, got meta"),
+        (torch.tensor([1, 30, 70]), ValueError, "cu_seqlens must start at 0, got 1"),
+        (torch.tensor([0, 50, 30, 70]), ValueError, "cu_seqlens must not decrease, got 30 after 50"),
+        (torch.tensor([0, 30, 69]), ValueError, "cu_seqlens must end at the length 70, got 69"),
+    ],
+    ids=str,
+)
+def test_bad_offsets(cu_seqlens, error, message, backend):
+    inputs = make_inputs(1, without=("initial_state",))
+    for grad in (False, True):
+        inputs["u"].requires_grad_(grad)
+        with pytest.raises(error, match=message):
+            selective_scan(**inputs, cu_seqlens=cu_seqlens, backend=backend)
+
+
+def test_packed_sequences_and_the_other_arguments():
+    cu_seqlens = torch.tensor([0, 30, 70])
+    with pytest.raises(ValueError, match="cu_seqlens needs a batch of 1, got 2"):
+        selective_scan(**make_inputs(2), cu_seqlens=cu_seqlens)
+    with pytest.raises(ValueError, match=r"initial_state .* \(sequences, d_inner, d_state\) = \(2, 20, 5\), got \(1,"):
+        selective_scan(**make_inputs(1), cu_seqlens=cu_seqlens)
+
+
 def test_a_backend_that_cannot_says_why():
     inputs = make_inputs(without=("initial_state",))
     with pytest.raises(NotImplementedError, match="backend 'cpp' cannot run selective_scan here.*A is complex"):

@@ -41,7 +41,7 @@ def test_gradcheck(options):
 def test_opcheck(options):
     options = dict(options)
     reverse = options.pop("reverse", False)
-    tensors = tuple(make_inputs(2, 6, 9, 3, **options).values())
+    tensors = (*make_inputs(2, 6, 9, 3, **options).values(), None)
     ops = torch.ops.transmamba
     torch.library.opcheck(ops.selective_scan.default, (*tensors, True, reverse, True, True))
     out, last_state, checkpoints = ops.selective_scan(*tensors, True, reverse, True, True)
