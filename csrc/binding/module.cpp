@@ -25,23 +25,9 @@ Indices view(const std::optional<List>& list) { return list ? view(*list) : Indi
 
 SelectiveScan scan_inputs(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
                           Tensor initial_state, const std::optional<List>& offsets, bool softplus, bool reverse,
-                          int threads) {
-  return {u, delta, A, B, C, D, z, delta_bias, initial_state, view(offsets), softplus, reverse, threads};
-}
-
-using Eight = std::array<Tensor, 8>;  // the tensors of one direction, or their gradients
-
-std::vector<Direction> as_directions(const std::vector<Eight>& tensors) {
-  std::vector<Direction> directions;
-  for (const auto& [u, delta, A, B, C, D, delta_bias, initial_state] : tensors)
-    directions.push_back({u, delta, A, B, C, D, delta_bias, initial_state});
-  return directions;
-}
-std::vector<DirectionGradients> as_gradients(const std::vector<Eight>& tensors) {
-  std::vector<DirectionGradients> gradients;
-  for (const auto& [du, ddelta, dA, dB, dC, dD, ddelta_bias, dinitial_state] : tensors)
-    gradients.push_back({du, ddelta, dA, dB, dC, dD, ddelta_bias, dinitial_state});
-  return gradients;
+                          Tensor order, bool permute_params, int threads) {
+  return {u,     delta,          A,      B, C, D, z, delta_bias, initial_state, view(offsets), softplus, reverse,
+          order, permute_params, threads};
 }
 
 std::vector<std::string> isa_names() {
@@ -72,49 +58,50 @@ PYBIND11_MODULE(_native, m) {
   m.def("selective_scan_forward",
         [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
            Tensor initial_state, const std::optional<List>& offsets, bool softplus, bool reverse, int threads,
-           Tensor out, Tensor last_state, Tensor checkpoints) {
+           Tensor out, Tensor last_state, Tensor checkpoints, Tensor addend, Tensor order, bool permute_params) {
           const py::gil_scoped_release release;
-          selective_scan_forward(
-              {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, threads),
-               out, last_state, checkpoints});
+          selective_scan_forward({scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus,
+                                              reverse, order, permute_params, threads),
+                                  out, last_state, addend, checkpoints});
         });
   m.def("selective_scan_backward",
         [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
            Tensor initial_state, const std::optional<List>& offsets, bool softplus, bool reverse, int threads,
            Tensor checkpoints, Tensor dout, Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB,
-           Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, Tensor dinitial_state) {
+           Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, Tensor dinitial_state, bool add_u, bool add_delta,
+           bool add_z, Tensor order, bool permute_params) {
           const py::gil_scoped_release release;
-          selective_scan_backward(
-              {scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, threads),
-               checkpoints, dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state});
+          selective_scan_backward({scan_inputs(u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus,
+                                               reverse, order, permute_params, threads),
+                                   checkpoints, dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias,
+                                   dinitial_state, add_u, add_delta, add_z});
         });
 
-  m.attr("max_directions") = kMaxDirections;
   m.attr("whole_sequence") = kWholeSequence;
   m.def("multi_scan_forward",
-        [](const std::vector<Eight>& tensors, Tensor z, Tensor orders, bool softplus, bool permute_params, bool shared,
-           int threads, Tensor out, Tensor last_state, Tensor checkpoints) {
+        [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
+           Tensor initial_state, Tensor orders, bool softplus, int threads, Tensor out, Tensor last_state) {
           const py::gil_scoped_release release;
-          const std::vector<Direction> directions = as_directions(tensors);
           multi_scan_forward(
-              {{directions.data(), int(directions.size()), z, orders, softplus, permute_params, shared, threads},
-               out,
-               last_state,
-               checkpoints});
+              {{u, delta, A, B, C, D, z, delta_bias, initial_state, orders, softplus, threads}, out, last_state});
         });
-  m.def("multi_scan_backward", [](const std::vector<Eight>& tensors, Tensor z, Tensor orders, bool softplus,
-                                  bool permute_params, bool shared, int threads, Tensor checkpoints, Tensor dout,
-                                  Tensor dlast_state, Tensor dz, const std::vector<Eight>& gradient_tensors) {
+  m.def("multi_scan_backward", [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
+                                  Tensor delta_bias, Tensor initial_state, Tensor orders, bool softplus, int threads,
+                                  Tensor dout, Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB,
+                                  Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, Tensor dinitial_state) {
     const py::gil_scoped_release release;
-    const std::vector<Direction> directions = as_directions(tensors);
-    const std::vector<DirectionGradients> gradients = as_gradients(gradient_tensors);
-    multi_scan_backward(
-        {{directions.data(), int(directions.size()), z, orders, softplus, permute_params, shared, threads},
-         checkpoints,
-         dout,
-         dlast_state,
-         dz,
-         gradients.data()});
+    multi_scan_backward({{u, delta, A, B, C, D, z, delta_bias, initial_state, orders, softplus, threads},
+                         dout,
+                         dlast_state,
+                         du,
+                         ddelta,
+                         dA,
+                         dB,
+                         dC,
+                         dD,
+                         dz,
+                         ddelta_bias,
+                         dinitial_state});
   });
 
   m.def("causal_conv1d_forward", [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state,

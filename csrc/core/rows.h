@@ -10,14 +10,33 @@ namespace {
 
 constexpr int kTile = 16;  // channels of a tile: a whole number of vectors of every instruction set
 
-// (channels, time) of one batch entry. Time may run backwards: its stride is then negative.
+// Where neighbouring steps stand: side by side, forwards or backwards from `first`, or anywhere, in a list.
+struct Steps {
+  int64_t first;
+  int sign;  // 1 or -1
+  const int32_t* list = nullptr;
+
+  int64_t operator[](int64_t step) const { return list ? list[step] : first + sign * step; }
+};
+// `count` steps of an order from `start` on: a list where they do not stand side by side.
+TM_INLINE Steps steps_of(const int32_t* order, int64_t start, int count) {
+  const int32_t* list = order + start;
+  const int sign = count > 1 && list[1] < list[0] ? -1 : 1;
+  for (int t = 1; t < count; ++t)
+    if (list[t] != list[0] + sign * t) return {0, 1, list};
+  return {list[0], sign};
+}
+
+// (channels, time) of one batch entry. Time may run backwards, its stride is then negative, or jump along a list.
 struct Plane {
   char* data;
   int64_t channel, time;  // strides in elements
   DType dtype;
+  const int32_t* list = nullptr;
 
   Plane at(int64_t c, int64_t t) const {
-    return {data + (c * channel + t * time) * item_size(dtype), channel, time, dtype};
+    const int64_t steps = list ? 0 : t;
+    return {data + (c * channel + steps * time) * item_size(dtype), channel, time, dtype, list ? list + t : nullptr};
   }
 };
 
@@ -26,13 +45,20 @@ TM_INLINE Plane plane(const Tensor& x, int64_t batch, bool reverse) {
   return {static_cast<char*>(x.data) + start * item_size(x.dtype), x.stride[1], reverse ? -x.stride[2] : x.stride[2],
           x.dtype};
 }
+TM_INLINE Plane plane(const Tensor& x, int64_t batch, const Steps& steps) {
+  Plane p = plane(x, batch, false).at(0, steps.first);
+  p.time *= steps.sign;
+  p.list = steps.list;
+  return p;
+}
 
 template <class T>
 struct Rows {
   T* data;
   int64_t stride;  // from one row to the next
+  const int32_t* list = nullptr;
 
-  T* operator[](int64_t step) const { return data + step * stride; }
+  T* operator[](int64_t step) const { return data + (list ? list[step] : step) * stride; }
 };
 
 // Asks for the same rows of the next tile while this one is computed.
@@ -208,6 +234,14 @@ static __attribute__((noinline)) void scatter(Rows<T> from, const Plane& x, int 
   });
 }
 
+// Calls f(plane, step, count) for the steps of x that lie a stride apart: all of them or, along a list, each by itself.
+template <class F>
+TM_INLINE void each_run(const Plane& x, int steps, F f) {
+  if (!x.list) return f(x, 0, steps);
+  for (int t = 0; t < steps; ++t)
+    f(Plane{x.data + x.list[t] * x.time * item_size(x.dtype), x.channel, x.time, x.dtype}, t, 1);
+}
+
 template <class T>
 TM_INLINE bool direct(const Plane& x, int channels) {
   return x.dtype == kDType<T> && x.channel == 1 && channels == kTile;
@@ -216,21 +250,24 @@ TM_INLINE bool direct(const Plane& x, int channels) {
 // `steps` rows of `channels` channels from x on, as [steps][kTile] with zeros beyond the channels.
 template <class T>
 TM_INLINE Rows<const T> read_rows(const Plane& x, int steps, int channels, T* buffer) {
-  if (direct<T>(x, channels)) return {reinterpret_cast<const T*>(x.data), x.time};
+  if (direct<T>(x, channels)) return {reinterpret_cast<const T*>(x.data), x.time, x.list};
   if (channels < kTile) memset(buffer, 0, sizeof(T) * steps * kTile);
-  gather<T>(x, steps, channels, buffer, kTile);
+  each_run(x, steps,
+           [&](const Plane& run, int t, int count) { gather<T>(run, count, channels, buffer + t * kTile, kTile); });
   return {buffer, kTile};
 }
 
 // Rows to compute into; write_rows carries them to x where they are not x's own memory.
 template <class T>
 TM_INLINE Rows<T> rows_for(const Plane& x, int channels, T* buffer) {
-  if (direct<T>(x, channels)) return {reinterpret_cast<T*>(x.data), x.time};
+  if (direct<T>(x, channels)) return {reinterpret_cast<T*>(x.data), x.time, x.list};
   return {buffer, kTile};
 }
 template <class T>
 TM_INLINE void write_rows(const Plane& x, Rows<T> rows, int steps, int channels) {
-  if (!direct<T>(x, channels)) scatter<T>(rows, x, steps, channels);
+  if (direct<T>(x, channels)) return;
+  each_run(x, steps,
+           [&](const Plane& run, int t, int count) { scatter<T>({rows[t], rows.stride}, run, count, channels); });
 }
 
 }  // namespace

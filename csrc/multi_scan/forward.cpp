@@ -6,23 +6,16 @@ namespace {
 template <class T>
 struct MultiForward {
   const MultiScanForward& scan;
-  Walks<T> walks{scan, scan.out.rank == 3, bool(scan.checkpoints)};
-  Split split{walks.size().batch, walks.size().tiles, scan.threads};
-  const int32_t* straight = nullptr;
+  Walks<T> walks{scan, scan.out};
+  const Sizes<T>& s = walks.s;
+  Split split{s.batch, s.tiles, scan.threads};
 
   struct Scratch {
     T *u, *delta, *z, *out;  // [length][kTile], where the tensors do not lie so themselves
-    T* y;                    // [outputs][length][kTile], in the order of the tokens
-    WindowRows<T> rows;
-    T *decays, *window_y, *window_B, *window_C;
-    T *states, *B, *C;  // of every direction
+    T *dt, *dtu, *y, *decays, *states, *B, *C;
   };
 
   void run() {
-    Workspace memory(Workspace::bytes<int32_t>(walks.length));
-    int32_t* list = memory.take<int32_t>(walks.length);
-    for (int64_t t = 0; t < walks.length; ++t) list[t] = int32_t(t);
-    straight = list;
     run_tasks(
         split.tasks(), scan.threads,
         [](int task, void* self) {
@@ -33,127 +26,86 @@ struct MultiForward {
   }
 
   void run_task(int task) const {
-    const Sizes<T>& s = walks.size();
     const int slice = task / split.parts, part = task % split.parts;
     const int64_t first = bound(s.tiles, part, split.parts), end = bound(s.tiles, part + 1, split.parts);
-    const int64_t all = walks.length * kTile, one = walks.window * kTile, states = walks.most_states();
-    int64_t bytes = 4 * Workspace::bytes<T>(all) + Workspace::bytes<T>(walks.outputs * all) +
-                    3 * Workspace::bytes<T>(one) + Workspace::bytes<T>(walks.window * kChains<T> * kLanes<T>) +
-                    2 * Workspace::bytes<T>(walks.window * states) + Workspace::bytes<T>(scan.count * states * kTile) +
-                    2 * Workspace::bytes<T>(walks.sources * walks.length * states);
-    for (int k = 0; k < walks.sources; ++k) bytes += Parameters<T>::bytes(walks.sizes[k], end - first);
-    Workspace memory(bytes);
+    const int64_t rows = walks.rows(), coefficients = s.length * s.padded_states;
+    Workspace memory(6 * Workspace::bytes<T>(rows) + Workspace::bytes<T>(walks.outputs * rows) +
+                     Workspace::bytes<T>(walks.block()) + Workspace::bytes<T>(walks.count * s.tile_states()) +
+                     2 * Workspace::bytes<T>(coefficients) + Parameters<T>::bytes(s, end - first));
     Scratch scratch;
-    for (T** rows : {&scratch.u, &scratch.delta, &scratch.z, &scratch.out}) *rows = memory.take<T>(all);
-    scratch.y = memory.take<T>(walks.outputs * all);
-    scratch.rows = {memory.take<T>(one), memory.take<T>(one), nullptr};
-    scratch.window_y = memory.take<T>(one);
-    scratch.decays = memory.take<T>(walks.window * kChains<T> * kLanes<T>);
-    scratch.window_B = memory.take<T>(walks.window * states);
-    scratch.window_C = memory.take<T>(walks.window * states);
-    scratch.states = memory.take<T>(scan.count * states * kTile);
-    scratch.B = memory.take<T>(walks.sources * walks.length * states);
-    scratch.C = memory.take<T>(walks.sources * walks.length * states);
-    Parameters<T> parameters[kMaxDirections];
-    for (int k = 0; k < walks.sources; ++k)
-      parameters[k] = Parameters<T>(scan.directions[k], walks.sizes[k], first, end, memory);
+    for (T** x : {&scratch.u, &scratch.delta, &scratch.z, &scratch.out, &scratch.dt, &scratch.dtu})
+      *x = memory.take<T>(rows);
+    scratch.y = memory.take<T>(walks.outputs * rows);
+    scratch.decays = memory.take<T>(walks.block());
+    scratch.states = memory.take<T>(walks.count * s.tile_states());
+    for (T** x : {&scratch.B, &scratch.C}) *x = memory.take<T>(coefficients);
+    const Parameters<T> parameters(scan, s, first, end, memory);
 
     for (int64_t b = bound(s.batch, slice, split.slices); b < bound(s.batch, slice + 1, split.slices); ++b) {
-      Coefficients<T> B[kMaxDirections] = {}, C[kMaxDirections] = {};
+      Coefficients<T> B{}, C{};
       for (int64_t i = first; i < end; ++i) {
         const Tile tile = s.tile(i);
         if (i == first || tile.group != s.tile(i - 1).group) {
-          for (int k = 0; k < walks.sources; ++k) {
-            const int64_t at = k * walks.length * states;
-            B[k] = stage_all<T>(scan.directions[k].B, walks.sizes[k], b, tile.group, scratch.B + at);
-            C[k] = stage_all<T>(scan.directions[k].C, walks.sizes[k], b, tile.group, scratch.C + at);
-          }
+          B = walks.stage(scan.B, b, tile.group, scratch.B);
+          C = walks.stage(scan.C, b, tile.group, scratch.C);
         }
-        memset(scratch.y, 0, sizeof(T) * walks.outputs * all);
-        for (int k = 0; k < walks.sources; ++k) run_source(k, b, tile, i, parameters[k], B[k], C[k], scratch);
-        finish(b, tile, scratch);
+        run_tile(b, tile, i, parameters, B, C, scratch);
+        gate(b, tile, scratch);
       }
     }
   }
 
-  void run_source(int source, int64_t b, const Tile& tile, int64_t i, const Parameters<T>& parameters,
-                  const Coefficients<T>& B_all, const Coefficients<T>& C_all, const Scratch& scratch) const {
-    const Direction& direction = scan.directions[source];
-    const Sizes<T>& s = walks.sizes[source];
-    const auto rows_of = [&](const Tensor& x, T* buffer) {
-      return read_rows<T>(plane(x, b, false).at(tile.channel, 0), int(walks.length), tile.channels, buffer);
-    };
-    const Rows<const T> u = rows_of(direction.u, scratch.u), delta = rows_of(direction.delta, scratch.delta);
+  void run_tile(int64_t b, const Tile& tile, int64_t i, const Parameters<T>& parameters, const Coefficients<T>& B,
+                const Coefficients<T>& C, const Scratch& scratch) const {
+    const Rows<const T> u = walks.read(scan.u, b, tile, scratch.u),
+                        delta = walks.read(scan.delta, b, tile, scratch.delta);
     alignas(64) T bias[kTile], D[kTile];
-    pack_channels<T>(direction.delta_bias, tile, bias, b);
-    pack_channels<T>(direction.D, tile, D);
+    pack_channels<T>(scan.delta_bias, tile, bias, b);
+    pack_channels<T>(scan.D, tile, D);
+    pack_directions<T>(scan.initial_state, walks, tile, b, scratch.states);
+    const T largest_dt = prepare<T, false>(walks, u, delta, bias, D, scratch.dt, nullptr, scratch.dtu, scratch.y);
+    const bool clamp = !(largest_dt * parameters.largest_A[i - parameters.first] < T(126));
     const int64_t local = (i - parameters.first) * s.tile_states();
-    const auto y = [&](int k) { return scratch.y + walks.output(k) * walks.length * kTile; };
-    const auto state = [&](int k) { return scratch.states + k * walks.most_states() * kTile; };
-    for (int k = source; k < walks.end(source); ++k) {
-      start_state<T>(scan.directions[k].initial_state, s, tile, b, state(k));
-      if (direction.D) skip<T>(walks.length, u, D, y(k));
-    }
-
-    for (int64_t start = 0; start < walks.length; start += walks.window) {
-      const int steps = int(walks.length - start < walks.window ? walks.length - start : walks.window);
-      if (scan.checkpoints)
-        memcpy(checkpoint(walks, scan.checkpoints, b, source, start / walks.window, i), state(source),
-               sizeof(T) * s.states * kTile);
-      const Lists rows = lists(walks, straight, source, start);
-      const T largest_dt = prepare<T, false>(scan.softplus, steps, rows, u, delta, bias, scratch.rows);
-      const bool clamp = !(largest_dt * parameters.largest_A[i - parameters.first] < T(126));
-      Coefficients<T> B = B_all, C = C_all;
-      if (!walks.whole) {
-        B = gather(B, rows.times, steps, s.padded_states, scratch.window_B);
-        C = gather(C, rows.times, steps, s.padded_states, scratch.window_C);
-        gather_rows<T>(steps, rows.tokens, y(source), scratch.window_y);
-      }
-      for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
-        const int64_t in_tile = n * kTile;
-        choose_clamp<T>(clamp, [&](auto clamped) {
-          decay_block<T, clamped.value>(steps, scratch.rows.dt, parameters.A + local + in_tile, scratch.decays);
+    for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
+      choose_clamp<T>(clamp, [&](auto clamped) {
+        decay_block<T, clamped.value>(s.length, scratch.dt, parameters.A + local + n * kTile, scratch.decays);
+      });
+      choose(s.channel_B, [&](auto channel_B) {
+        choose(s.channel_C, [&](auto channel_C) {
+          for (int64_t k = 0; k < walks.count; ++k) {
+            T* state = scratch.states + k * s.tile_states() + n * kTile;
+            walk_block<T, channel_B.value, channel_C.value, true, false>(
+                int(s.length), walks.order(k), scratch.decays, scratch.dtu, scratch.y + walks.output(k) * walks.rows(),
+                from_state<channel_B.value>(B, parameters.B, local, n),
+                from_state<channel_C.value>(C, parameters.C, local, n), state, state);
+          }
         });
-        choose(s.channel_B, [&](auto channel_B) {
-          choose(s.channel_C, [&](auto channel_C) {
-            for (int k = source; k < walks.end(source); ++k)
-              walk_block<T, channel_B.value, channel_C.value, true, false>(
-                  steps, Along{walks.whole ? walks.order(k) : straight}, scratch.decays, scratch.rows.dtu,
-                  walks.whole ? y(k) : scratch.window_y, from_state<channel_B.value>(B, parameters.B, local, n),
-                  from_state<channel_C.value>(C, parameters.C, local, n), state(k) + in_tile, state(k) + in_tile);
-          });
-        });
-      }
-      if (!walks.whole) scatter_rows<T>(steps, rows.tokens, scratch.window_y, y(source));
+      });
     }
-
-    if (scan.last_state)
-      for (int k = source; k < walks.end(source); ++k)
-        unpack_states<T>(state(k), entry(scan.last_state, k), s, tile, b);
+    unpack_directions<T>(scratch.states, scan.last_state, walks, tile, b);
   }
 
   // out = y silu(z), output by output.
-  void finish(int64_t b, const Tile& tile, const Scratch& scratch) const {
+  void gate(int64_t b, const Tile& tile, const Scratch& scratch) const {
     constexpr int V = kVectors<T>, W = kLanes<T>;
     Rows<const T> z{nullptr, 0};
-    if (scan.z)
-      z = read_rows<T>(plane(scan.z, b, false).at(tile.channel, 0), int(walks.length), tile.channels, scratch.z);
+    if (scan.z) z = walks.read(scan.z, b, tile, scratch.z);
     for (int64_t o = 0; o < walks.outputs; ++o) {
-      const Tensor to = scan.out.rank == 3 ? scan.out : entry(scan.out, o);
-      const Plane out_plane = plane(to, b, false).at(tile.channel, 0);
-      const Rows<T> out = rows_for<T>(out_plane, tile.channels, scratch.out);
-      const T* y = scratch.y + o * walks.length * kTile;
-      for (int64_t t = 0; t < walks.length; ++t, y += kTile) {
+      const Plane to = plane(scan.out.rank == 3 ? scan.out : entry(scan.out, o), b, false).at(tile.channel, 0);
+      const Rows<T> out = rows_for<T>(to, tile.channels, scratch.out);
+      const T* y = scratch.y + o * walks.rows();
+      for (int64_t t = 0; t < s.length; ++t, y += kTile) {
         if (!scan.z) {
           memcpy(out[t], y, sizeof(T) * kTile);
           continue;
         }
+        prefetch(z[t]);
         Vec<T> z_t[V], sig[V];
         for (int v = 0; v < V; ++v) z_t[v] = sig[v] = load<T>(z[t] + v * W);
         sigmoid<T>(sig);
         for (int v = 0; v < V; ++v) store<T>(out[t] + v * W, load<T>(y + v * W) * (z_t[v] * sig[v]));
       }
-      write_rows<T>(out_plane, out, int(walks.length), tile.channels);
+      write_rows<T>(to, out, int(s.length), tile.channels);
     }
   }
 };

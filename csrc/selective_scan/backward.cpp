@@ -72,12 +72,13 @@ struct Backward {
       for (int64_t chunk = sequence.chunks - 1; chunk >= 0; --chunk) {
         const int64_t start = sequence.chunk_start(chunk);
         const int steps = sequence.chunk_steps(chunk);
+        const ChunkSteps on = chunk_steps(scan, s, start, steps);
         Coefficients<T> B{}, C{};
         for (int64_t i = first; i < end; ++i) {
           const Tile tile = s.tile(i);
           if (i == first || tile.group != s.tile(i - 1).group) {
-            if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, tile.group, start, steps, scan.reverse, B_buffer);
-            if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, tile.group, start, steps, scan.reverse, C_buffer);
+            if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, tile.group, on.times, steps, B_buffer);
+            if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, tile.group, on.times, steps, C_buffer);
             memset(dB, 0, sizeof(T) * steps * s.padded_states * W);
             memset(dC, 0, sizeof(T) * steps * s.padded_states * W);
           }
@@ -88,10 +89,10 @@ struct Backward {
             memcpy(padded_checkpoint, checkpoint, sizeof(T) * s.states * kTile);
             checkpoint = padded_checkpoint;
           }
-          run_tile(b, start, steps, tile, scratch, B, C, parameters, i, checkpoint, adjoint + (i - first) * size, dB,
-                   dC, sums);
+          run_tile(b, on, steps, tile, scratch, B, C, parameters, i, checkpoint, adjoint + (i - first) * size, dB, dC,
+                   sums);
           if (i + 1 == end || s.tile(i + 1).group != tile.group) {
-            const auto row = [&](int64_t t) { return scan.reverse ? s.length - 1 - start - t : start + t; };
+            const auto row = [&](int64_t t) { return on.times[t]; };
             total.collect_B(dB, steps, part, b, tile.group, row);
             total.collect_C(dC, steps, part, b, tile.group, row);
           }
@@ -112,13 +113,14 @@ struct Backward {
     T *dt, *slope, *dtu, *g, *y, *dz, *lambda_B, *lambda_A, *in[4], *out[3], *decays, *states;
   };
 
-  void run_tile(int64_t b, int64_t start, int steps, const Tile& tile, const Scratch& scratch, Coefficients<T> B,
+  void run_tile(int64_t b, const ChunkSteps& on, int steps, const Tile& tile, const Scratch& scratch, Coefficients<T> B,
                 Coefficients<T> C, const Parameters<T>& parameters, int64_t i, const T* checkpoint, T* adjoint, T* dB,
                 T* dC, const ChannelSums<T>& sums) const {
     constexpr int W = kLanes<T>;
-    const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
+    const auto at = [&](const Tensor& x) { return plane(x, b, on.tokens).at(tile.channel, 0); };
     const Rows<const T> u = read_rows<T>(at(scan.u), steps, tile.channels, scratch.in[0]);
-    const Rows<const T> delta = read_rows<T>(at(scan.delta), steps, tile.channels, scratch.in[1]);
+    const Rows<const T> delta =
+        read_rows<T>(plane(scan.delta, b, on.times).at(tile.channel, 0), steps, tile.channels, scratch.in[1]);
     const Rows<const T> dout = read_rows<T>(at(scan.dout), steps, tile.channels, scratch.in[2]);
     Rows<const T> z{nullptr, 0};
     if (scan.z) z = read_rows<T>(at(scan.z), steps, tile.channels, scratch.in[3]);
@@ -152,7 +154,7 @@ struct Backward {
         });
       });
     }
-    finish(b, start, steps, tile, u, D, scratch, sums.D + i * kTile, sums.bias + i * kTile);
+    finish(b, on, steps, tile, u, D, scratch, sums.D + i * kTile, sums.bias + i * kTile);
   }
 
   T prepare(int steps, Rows<const T> u, Rows<const T> delta, Rows<const T> dout, Rows<const T> z, const T* bias,
@@ -197,15 +199,20 @@ struct Backward {
   }
 
   // du, ddelta, dz and the sums over time of dD and ddelta_bias.
-  void finish(int64_t b, int64_t start, int steps, const Tile& tile, Rows<const T> u, const T* D, const Scratch& from,
-              T* dD, T* dbias) const {
+  void finish(int64_t b, const ChunkSteps& on, int steps, const Tile& tile, Rows<const T> u, const T* D,
+              const Scratch& from, T* dD, T* dbias) const {
     constexpr int W = kLanes<T>;
-    const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
-    const auto target = [&](const Tensor& x, T* buffer) {
-      return x ? rows_for<T>(at(x), tile.channels, buffer) : Rows<T>{buffer, kTile};
+    const auto at = [&](const Tensor& x, const Steps& rows) { return plane(x, b, rows).at(tile.channel, 0); };
+    // With `add` the rows hold what was there before.
+    const auto target = [&](const Tensor& x, const Steps& rows, bool add, T* buffer) {
+      if (!x) return Rows<T>{buffer, kTile};
+      if (add) read_rows<T>(at(x, rows), steps, tile.channels, buffer);
+      return rows_for<T>(at(x, rows), tile.channels, buffer);
     };
-    const Rows<T> du = target(scan.du, from.out[0]), ddelta = target(scan.ddelta, from.out[1]),
-                  dz = target(scan.dz, from.out[2]);
+    const Rows<T> du = target(scan.du, on.tokens, scan.add_u, from.out[0]);
+    const Rows<T> ddelta = target(scan.ddelta, on.times, scan.add_delta, from.out[1]);
+    const Rows<T> dz = target(scan.dz, on.tokens, scan.add_z, from.out[2]);
+    const auto put = [](T* to, bool add, Vec<T> x) { store<T>(to, add ? load<T>(to) + x : x); };
     for (int v = 0; v < kTile; v += W) {
       Vec<T> sum_D = load<T>(dD + v), sum_bias = load<T>(dbias + v);
       const Vec<T> D_v = load<T>(D + v);
@@ -213,18 +220,18 @@ struct Backward {
         const int64_t j = t * kTile + v;
         const Vec<T> g = load<T>(from.g + j), u_t = load<T>(u[t] + v), lambda_B = load<T>(from.lambda_B + j);
         const Vec<T> d = (lambda_B * u_t + load<T>(from.lambda_A + j) * splat(kLn2<T>)) * load<T>(from.slope + j);
-        store<T>(du[t] + v, lambda_B * load<T>(from.dt + j) + D_v * g);
-        store<T>(ddelta[t] + v, d);
-        if (scan.dz) store<T>(dz[t] + v, load<T>(from.dz + j) * load<T>(from.y + j));
+        put(du[t] + v, scan.add_u, lambda_B * load<T>(from.dt + j) + D_v * g);
+        put(ddelta[t] + v, scan.add_delta, d);
+        if (scan.dz) put(dz[t] + v, scan.add_z, load<T>(from.dz + j) * load<T>(from.y + j));
         sum_D += g * u_t;
         sum_bias += d;
       }
       store<T>(dD + v, sum_D);
       store<T>(dbias + v, sum_bias);
     }
-    if (scan.du) write_rows<T>(at(scan.du), du, steps, tile.channels);
-    if (scan.ddelta) write_rows<T>(at(scan.ddelta), ddelta, steps, tile.channels);
-    if (scan.dz) write_rows<T>(at(scan.dz), dz, steps, tile.channels);
+    if (scan.du) write_rows<T>(at(scan.du, on.tokens), du, steps, tile.channels);
+    if (scan.ddelta) write_rows<T>(at(scan.ddelta, on.times), ddelta, steps, tile.channels);
+    if (scan.dz) write_rows<T>(at(scan.dz, on.tokens), dz, steps, tile.channels);
   }
 };
 

@@ -17,7 +17,7 @@ struct Forward {
                   row_states = kScanCheckpoint * s.padded_states;
     Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
                      2 * Workspace::bytes<T>(row_states) + Workspace::bytes<T>(kDecays<T>) +
-                     7 * Workspace::bytes<T>(rows));
+                     8 * Workspace::bytes<T>(rows));
     const Parameters<T> parameters(scan, s, first, end, memory);
     T* states = memory.take<T>((end - first) * size);
     T* B_rows = memory.take<T>(row_states);
@@ -25,7 +25,7 @@ struct Forward {
     T* decays = memory.take<T>(kDecays<T>);
     T *dt = memory.take<T>(rows), *dtu = memory.take<T>(rows), *y = memory.take<T>(rows);
     T *u_rows = memory.take<T>(rows), *delta_rows = memory.take<T>(rows), *z_rows = memory.take<T>(rows);
-    T* out_rows = memory.take<T>(rows);
+    T *out_rows = memory.take<T>(rows), *addend_rows = memory.take<T>(rows);
 
     const int64_t last = sequences.first(slice + 1, split.slices);
     for (int64_t index = sequences.first(slice, split.slices); index < last; ++index) {
@@ -42,24 +42,28 @@ struct Forward {
         const int64_t start = sequence.chunk_start(chunk);
         const int steps = sequence.chunk_steps(chunk);
         int64_t group = -1;
+        const ChunkSteps on = chunk_steps(scan, s, start, steps);
         Coefficients<T> B{}, C{};
         for (int64_t i = first; i < end; ++i) {
           const Tile tile = s.tile(i);
           T* state = states + (i - first) * size;
           if (tile.group != group) {
             group = tile.group;
-            if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, group, start, steps, scan.reverse, B_rows);
-            if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, group, start, steps, scan.reverse, C_rows);
+            if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, group, on.times, steps, B_rows);
+            if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, group, on.times, steps, C_rows);
           }
           if (scan.checkpoints) memcpy(checkpoint(sequence.checkpoint + chunk, i), state, sizeof(T) * s.states * kTile);
 
-          const auto at = [&](const Tensor& x) { return plane(x, b, scan.reverse).at(tile.channel, start); };
+          const auto at = [&](const Tensor& x) { return plane(x, b, on.tokens).at(tile.channel, 0); };
           const Rows<const T> u = read_rows<T>(at(scan.u), steps, tile.channels, u_rows);
-          const Rows<const T> delta = read_rows<T>(at(scan.delta), steps, tile.channels, delta_rows);
+          const Rows<const T> delta =
+              read_rows<T>(plane(scan.delta, b, on.times).at(tile.channel, 0), steps, tile.channels, delta_rows);
+          Rows<const T> addend{nullptr, 0};
+          if (scan.addend) addend = read_rows<T>(at(scan.addend), steps, tile.channels, addend_rows);
           alignas(64) T bias[kTile], D[kTile];
           pack_channels<T>(scan.delta_bias, tile, bias, b);
           pack_channels<T>(scan.D, tile, D);
-          const T largest_dt = prepare(steps, u, delta, bias, D, dt, dtu, y);
+          const T largest_dt = prepare(steps, u, delta, addend, bias, D, dt, dtu, y);
           const bool clamp = !(largest_dt * parameters.largest_A[i - first] < T(126));
 
           for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
@@ -97,8 +101,9 @@ struct Forward {
     return static_cast<T*>(scan.checkpoints.data) + (place * s.tiles + tile) * s.states * kTile;
   }
 
-  // dt = softplus(delta + bias), dtu = dt u, y = D u; returns the largest |dt|.
-  T prepare(int steps, Rows<const T> u, Rows<const T> delta, const T* bias, const T* D, T* dt, T* dtu, T* y) const {
+  // dt = softplus(delta + bias), dtu = dt u, y = D u + addend; returns the largest |dt|.
+  T prepare(int steps, Rows<const T> u, Rows<const T> delta, Rows<const T> addend, const T* bias, const T* D, T* dt,
+            T* dtu, T* y) const {
     constexpr int V = kVectors<T>, W = kLanes<T>;
     Vec<T> largest = splat(T(0));
     for (int t = 0; t < steps; ++t) {
@@ -112,7 +117,8 @@ struct Forward {
         largest = max(abs<T>(x[v]), largest);
         store<T>(dt + t * kTile + v * W, x[v]);
         store<T>(dtu + t * kTile + v * W, x[v] * u_t);
-        store<T>(y + t * kTile + v * W, load<T>(D + v * W) * u_t);
+        const Vec<T> skip = load<T>(D + v * W) * u_t;
+        store<T>(y + t * kTile + v * W, addend.data ? skip + load<T>(addend[t] + v * W) : skip);
       }
     }
     T most = 0;

@@ -118,26 +118,40 @@ struct Parameters {
   }
 };
 
-// B or C of one batch entry and group over a chunk, as rows of padded_states numbers.
+// B or C of one batch entry and group in the rows of a chunk, as rows of padded_states numbers.
 template <class T>
 TM_INLINE Coefficients<T> stage_coefficients(const Tensor& x, const Sizes<T>& s, int64_t batch, int64_t group,
-                                             int64_t start, int steps, bool reverse, T* buffer) {
+                                             const Steps& rows, int steps, T* buffer) {
   const int r = x.rank - 2;
-  const int64_t state = x.stride[r], last = x.shape[r + 1] - 1;
-  const bool constant = last == 0 && s.length != 1;
-  int64_t time = constant ? 0 : x.stride[r + 1];
-  int64_t offset = batch * x.stride[0] + (r == 2 && x.shape[1] > 1 ? group * x.stride[1] : 0);
-  if (reverse && !constant) {
-    offset += last * time;
-    time = -time;
+  const int64_t state = x.stride[r], offset = r == 2 && x.shape[1] > 1 ? group * x.stride[1] : 0;
+  const bool constant = x.shape[r + 1] == 1 && s.length != 1;
+  char* data = static_cast<char*>(x.data) + (batch * x.stride[0] + offset) * item_size(x.dtype);
+  Plane from{data, state, constant ? 0 : x.stride[r + 1], x.dtype};
+  if (!constant) {
+    from = from.at(0, rows.first);
+    from.time *= rows.sign;
+    from.list = rows.list;
   }
-  char* data = static_cast<char*>(x.data) + (offset + start * time) * item_size(x.dtype);
-  if (x.dtype == kDType<T> && state == 1 && s.states == s.padded_states)
-    return {reinterpret_cast<const T*>(data), time};
-  const int rows = constant ? 1 : steps;
-  if (s.states != s.padded_states) memset(buffer, 0, sizeof(T) * rows * s.padded_states);
-  gather<T>({data, state, time, x.dtype}, rows, int(s.states), buffer, s.padded_states);
+  if (!from.list && x.dtype == kDType<T> && state == 1 && s.states == s.padded_states)
+    return {reinterpret_cast<const T*>(from.data), from.time};
+  const int count = constant ? 1 : steps;
+  if (s.states != s.padded_states) memset(buffer, 0, sizeof(T) * count * s.padded_states);
+  each_run(from, count, [&](const Plane& run, int t, int length) {
+    gather<T>(run, length, int(s.states), buffer + t * s.padded_states, s.padded_states);
+  });
   return {buffer, constant ? 0 : s.padded_states};
+}
+
+// The steps of one chunk: those of the tokens, and those of delta, B and C.
+struct ChunkSteps {
+  Steps tokens, times;
+};
+template <class T>
+TM_INLINE ChunkSteps chunk_steps(const SelectiveScan& scan, const Sizes<T>& s, int64_t start, int count) {
+  const Steps straight{scan.reverse ? s.length - 1 - start : start, scan.reverse ? -1 : 1};
+  if (!scan.order) return {straight, straight};
+  const Steps walked = steps_of(static_cast<const int32_t*>(scan.order.data), start, count);
+  return {walked, scan.permute_params ? walked : straight};
 }
 
 // Those of the states from n on: time's rows or, where the tile's channels have their own, a row a state.

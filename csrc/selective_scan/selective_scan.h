@@ -35,6 +35,8 @@ struct SelectiveScan {
   Indices offsets;  // 0, ..., L, never decreasing; none: every batch entry is one sequence
   bool softplus = false;
   bool reverse = false;  // from the last token to the first
+  Tensor order;          // (L) int32, contiguous, a permutation: step t stands on token order[t]; not with reverse
+  bool permute_params = true;  // false: step t takes delta, B and C from row t, whatever the order
   int threads = 1;
 
   DType dtype() const { return u.dtype; }
@@ -42,6 +44,7 @@ struct SelectiveScan {
 
 struct SelectiveScanForward : SelectiveScan {
   Tensor out, last_state;
+  Tensor addend;  // (b, E, L): added to y before the gate, such as another direction's y; may be out itself
   // (b, chunks, tiles * N * 16) of the compute type, or not given; chunks are ceil(L / kScanCheckpoint) or, of n packed
   // sequences, floor(L / kScanCheckpoint) + n, those that are not used zero.
   Tensor checkpoints;
@@ -52,6 +55,7 @@ struct SelectiveScanForward : SelectiveScan {
 struct SelectiveScanBackward : SelectiveScan {
   Tensor checkpoints, dout, dlast_state;
   Tensor du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state;
+  bool add_u = false, add_delta = false, add_z = false;  // add to what du, ddelta, dz hold, such as another direction's
 };
 
 TRANSMAMBA_PER_ISA(selective_scan_forward, SelectiveScanForward)

@@ -43,7 +43,7 @@ def backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors; None where not needed."""
     *tensors, softplus, _merge, checkpoints, dout, dlast_state, needed = arguments
     gradients = _gradients(tuple(tensors), needed)
-    gradients.fill(_both_ways(tensors[0].shape[2]), softplus, True, checkpoints, dout, dlast_state)
+    gradients.fill(_both_ways(tensors[0].shape[2]), softplus, checkpoints, dout, dlast_state)
     return _joined(gradients)
 
 
@@ -51,7 +51,7 @@ def _gradients(tensors: tuple[Any, ...], needed: list[bool]) -> Gradients:
     forward, own = [*needed[:Z], *needed[Z + 1 : SCAN]], needed[SCAN:]
     shared = [tensor is None for tensor in tensors[SCAN:]]
     reverse = [f if s else o for f, s, o in zip(forward, shared, own, strict=True)]
-    return Gradients(split(tensors), tensors[Z], [forward, reverse], needed[Z])
+    return Gradients(split(tensors), tensors[Z], True, [forward, reverse], needed[Z])
 
 
 def _joined(gradients: Gradients) -> tuple[Tensor | None, ...]:

@@ -10,13 +10,13 @@ from transmamba_kernels.checks import are_bools
 from transmamba_kernels.library import is_plain_eager, register
 from transmamba_kernels.multi_scan import cpp, reference
 from transmamba_kernels.multi_scan.arguments import check, permutations
-from transmamba_kernels.selective_scan.arguments import NAMES
+from transmamba_kernels.selective_scan.arguments import NAMES, cpp_refuses
 
 _TENSORS = ", ".join(f"Tensor{'' if i < 5 else '?'} {name}" for i, name in enumerate(NAMES))
 _INPUTS = f"{_TENSORS}, Tensor orders, bool delta_softplus, bool merge, bool permute_params"
 _GRADIENTS = ", ".join(f"Tensor d{name}" for name in NAMES)
 
-_backends = Backends("multi_scan", (*NAMES, "orders"), Backend("cpp", cpp.refuses), REFERENCE)
+_backends = Backends("multi_scan", NAMES, Backend("cpp", cpp_refuses), REFERENCE)
 
 _forward = register(
     f"multi_scan({_INPUTS}, bool with_state, bool for_backward) -> (Tensor out, Tensor last_state, Tensor checkpoints)",
@@ -102,7 +102,7 @@ def multi_scan(
     if not (type(delta_softplus) is type(return_last_state) is type(permute_params) is bool):
         are_bools(delta_softplus=delta_softplus, return_last_state=return_last_state, permute_params=permute_params)
     add = merge == "sum"
-    if _backends.choose(backend, (*tensors, orders)) == "reference":
+    if _backends.choose(backend, tensors) == "reference":
         if is_plain_eager((orders,)) and not orders.is_meta:  # where the values are known
             orders = permutations(orders)
         out, last_state = reference.multi_scan(tensors, orders, delta_softplus, add, permute_params)

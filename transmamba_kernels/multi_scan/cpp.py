@@ -8,22 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transmamba_kernels import native
 from transmamba_kernels.multi_scan.arguments import directions, permutations
 from transmamba_kernels.multi_scan.directions import PER_TOKEN, Gradients, Z, allocate, scan
-from transmamba_kernels.selective_scan.arguments import cpp_refuses
 
 SCAN = 9  # tensors of the op, the orders behind them
 AXES = (1, 1, 0, 1, 1, 0, 0, 1)  # where the tensors of a direction have their axis K
-
-
-def refuses(names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:
-    """Why the compiled scans do not serve these tensors, ``orders`` last, or None."""
-    reason = cpp_refuses(names[:-1], tensors[:-1])
-    orders = tensors[-1]
-    if reason is None and orders is not None and orders.shape[0] > native.load().max_directions:
-        return f"takes up to {native.load().max_directions} directions, orders has {orders.shape[0]}"
-    return reason
 
 
 def allocate_forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -41,26 +30,26 @@ def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
 
 def allocate_backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors, but for the orders; None where not needed."""
-    *tensors, orders, _softplus, _merge, _permute, _checkpoints, _dout, _dlast_state, needed = arguments
-    return _Stacked(tensors, orders.shape[0], needed).finished()
+    *tensors, orders, _softplus, _merge, permute, _checkpoints, _dout, _dlast_state, needed = arguments
+    return _Stacked(tensors, orders.shape[0], permute, needed).finished()
 
 
 def backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors, but for the orders; None where not needed."""
     *tensors, orders, softplus, _merge, permute, checkpoints, dout, dlast_state, needed = arguments
-    stacked = _Stacked(tensors, orders.shape[0], needed)
-    stacked.gradients.fill(permutations(orders), softplus, permute, checkpoints, dout, dlast_state)
+    stacked = _Stacked(tensors, orders.shape[0], permute, needed)
+    stacked.gradients.fill(permutations(orders), softplus, checkpoints, dout, dlast_state)
     return stacked.finished()
 
 
 class _Stacked:
     """The gradients of the directions, and with an axis K those of the op."""
 
-    def __init__(self, tensors: Sequence[Any], count: int, needed: Sequence[bool]):
+    def __init__(self, tensors: Sequence[Any], count: int, permute: bool, needed: Sequence[bool]):
         self.tensors = (*tensors[:Z], *tensors[Z + 1 :])
         each = directions(tensors, count)
         wanted = [*needed[:Z], *needed[Z + 1 : SCAN]]
-        self.gradients = Gradients(each, tensors[Z], [wanted] * count, needed[Z])
+        self.gradients = Gradients(each, tensors[Z], permute, [wanted] * count, needed[Z])
         self.whole: list[Tensor | None] = [None] * PER_TOKEN
         for i in range(PER_TOKEN):  # written in place: these are as large as the input
             if wanted[i] and count > 1 and each[0][i] is not each[1][i]:

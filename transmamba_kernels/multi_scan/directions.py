@@ -1,4 +1,8 @@
-"""Scans over the same tokens on the compiled CPU kernels, direction by direction: allocate the outputs, fill them."""
+"""Scans over the same tokens on the compiled CPU kernels: allocate the outputs, fill them.
+
+Directions that differ in nothing but their order run in one kernel, which computes their decays once. All others are a
+selective scan each, in its order, that adds to the one before; the last one gates the sum.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,11 @@ PER_TOKEN = 2  # its first tensors, u and delta: gradients that directions share
 Direction = tuple[Any, ...]
 
 
-def are_shared(directions: Sequence[Direction]) -> bool:
-    """Whether the directions differ in nothing but their order and initial state."""
+def run_as_one(directions: Sequence[Direction], permute: bool) -> bool:
+    """Whether one kernel takes them: short, and the same in everything but their order and initial state."""
     first = directions[0][:STATE]
-    return all(t is f for other in directions[1:] for t, f in zip(other[:STATE], first, strict=True))
+    shared = all(t is f for other in directions[1:] for t, f in zip(other[:STATE], first, strict=True))
+    return shared and permute and first[0].shape[-1] <= native.load().whole_sequence
 
 
 def allocate(
@@ -44,10 +49,11 @@ def allocate(
     else:
         out = u.new_empty((batch, count, d_inner, length))
     last_state = u.new_empty((batch, count, d_inner, d_state), dtype=real) if with_state else None
-    module, checkpoints = native.load(), None
-    if for_backward and not (permute and are_shared(directions) and length <= module.whole_sequence):
-        tiles, windows = tiles_of(d_inner, _groups(directions)), -(-length // module.scan_checkpoint)
-        checkpoints = u.new_empty((batch, count, windows, tiles * d_state * TILE), dtype=real)
+    checkpoints = None
+    if for_backward and not run_as_one(directions, permute):
+        tiles = max(tiles_of(d_inner, count_groups(direction[3], direction[4])) for direction in directions)
+        chunks = -(-length // native.load().scan_checkpoint)
+        checkpoints = u.new_empty((count, batch, chunks, tiles * d_state * TILE), dtype=real)
     return out, last_state, checkpoints
 
 
@@ -63,9 +69,45 @@ def scan(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run the scans; ``orders`` are int32 and contiguous."""
     outputs = allocate(directions, permute, merge, with_state, for_backward)
-    shared, threads = are_shared(directions), torch.get_num_threads()
-    native.load().multi_scan_forward(directions, z, orders, softplus, permute, shared, threads, *outputs)
+    out, last_state, checkpoints = outputs
+    threads = torch.get_num_threads()
+    if run_as_one(directions, permute):
+        first = directions[0][:STATE]
+        native.load().multi_scan_forward(
+            *first[:Z], z, first[Z], _initial_states(directions), orders, softplus, threads, out, last_state
+        )
+        return outputs
+    # Not gated and not rounded between the directions; where it has the right type the result's memory serves.
+    real, last = compute_dtype(out), len(directions) - 1
+    y = out if out.dtype == real or not merge else torch.empty_like(out, dtype=real)
+    for k, (direction, order) in enumerate(zip(directions, orders.unbind(0), strict=True)):
+        whole = not merge or k == last
+        native.load().selective_scan_forward(
+            *direction[:Z],
+            z if whole else None,
+            *direction[Z:],
+            None,
+            softplus,
+            False,
+            threads,
+            out[:, k] if not merge else out if whole else y,
+            None if last_state is None else last_state[:, k],
+            None if checkpoints is None else checkpoints[k],
+            y if merge and k else None,
+            order,
+            permute,
+        )
     return outputs
+
+
+def _initial_states(directions: Sequence[Direction]) -> Tensor | None:
+    """``(batch, K, d_inner, d_state)``."""
+    states = [direction[STATE] for direction in directions]
+    if states[0] is None:
+        return None
+    if all(state is states[0] for state in states):
+        return states[0].unsqueeze(1).expand(-1, len(states), -1, -1)
+    return torch.stack(states, dim=1)
 
 
 class Gradients:
@@ -74,56 +116,95 @@ class Gradients:
     Args:
         directions: Tensors of each; one that several share is the same object in all of them.
         z: The gate or None.
+        permute: Whether the parameters are walked over in the orders too.
         needed: For every tensor of every direction, whether its gradient is needed.
         need_z: The same for ``z``.
     """
 
     def __init__(
-        self, directions: Sequence[Direction], z: Tensor | None, needed: Sequence[Sequence[bool]], need_z: bool
+        self,
+        directions: Sequence[Direction],
+        z: Tensor | None,
+        permute: bool,
+        needed: Sequence[Sequence[bool]],
+        need_z: bool,
     ):
-        self.directions, self.z = directions, z
-        self.shared = are_shared(directions)
-        groups = _groups(directions)
+        self.directions, self.z, self.permute = directions, z, permute
+        self.as_one = run_as_one(directions, permute)
         self.filled: list[list[Tensor | None]] = []
         for k, tensors in enumerate(directions):
-            wanted = [n and not (k and self._is_in_the_first(k, i)) for i, n in enumerate(needed[k])]
-            row = allocate_gradients(*_with_z(tensors, wanted), groups)
+            wanted = [n and not self._is_in_the_first(k, i) for i, n in enumerate(needed[k])]
+            row = allocate_gradients((*tensors[:Z], None, *tensors[Z:]), (*wanted[:Z], False, *wanted[Z:]))
             del row[Z]
-            for i in range(PER_TOKEN):
-                if k and self._is_in_the_first(k, i):
-                    row[i] = self.filled[0][i]
             self.filled.append(row)
+            for i in range(PER_TOKEN):
+                if self._is_in_the_first(k, i):
+                    row[i] = self.filled[0][i]
         self.dz = torch.empty_like(z) if need_z and z is not None else None
+        self.states: Tensor | None = None
+        if self.as_one and any(row[STATE] is not None for row in self.filled):
+            batch, d_inner, d_state = directions[0][STATE].shape
+            shape = (batch, len(directions), d_inner, d_state)
+            self.states = directions[0][0].new_empty(shape, dtype=compute_dtype(directions[0][0]))
+            for row, state in zip(self.filled, self.states.unbind(1), strict=True):
+                row[STATE] = state if row[STATE] is not None else None
 
     def _is_in_the_first(self, direction: int, i: int) -> bool:
         """Whether the kernel adds this gradient to the first direction's."""
-        same = self.directions[direction][i] is self.directions[0][i]
-        return same and (i < PER_TOKEN or (self.shared and i < STATE))
+        same = direction > 0 and self.directions[direction][i] is self.directions[0][i]
+        return same and (i < PER_TOKEN or (self.as_one and i < STATE))
 
-    def fill(self, orders: Tensor, softplus: bool, permute: bool, checkpoints, dout: Tensor, dlast_state) -> None:
-        """Run the kernel."""
-        if checkpoints is not None and not checkpoints.numel():  # as an operator has it, where there are none
-            checkpoints = None
-        native.load().multi_scan_backward(
-            self.directions,
-            self.z,
-            orders,
-            softplus,
-            permute,
-            self.shared,
-            torch.get_num_threads(),
-            checkpoints,
-            dout,
-            dlast_state,
-            self.dz,
-            self.filled,
-        )
+    def fill(self, orders: Tensor, softplus: bool, checkpoints: Tensor | None, dout: Tensor, dlast_state) -> None:
+        """Run the kernels."""
+        threads = torch.get_num_threads()
+        if self.as_one:
+            first, filled = self.directions[0][:STATE], self.filled[0][:STATE]
+            native.load().multi_scan_backward(
+                *first[:Z],
+                self.z,
+                first[Z],
+                _initial_states(self.directions),
+                orders,
+                softplus,
+                threads,
+                dout,
+                dlast_state,
+                *filled[:Z],
+                self.dz,
+                filled[Z],
+                self.states,
+            )
+            return
+        assert checkpoints is not None
+        for k, (direction, order) in enumerate(zip(self.directions, orders.unbind(0), strict=True)):
+            add_u, add_delta = (self._is_in_the_first(k, i) for i in range(PER_TOKEN))
+            filled = self.filled[k]
+            native.load().selective_scan_backward(
+                *direction[:Z],
+                self.z,
+                *direction[Z:],
+                None,
+                softplus,
+                False,
+                threads,
+                checkpoints[k],
+                dout if dout.dim() == 3 else dout[:, k],
+                None if dlast_state is None else dlast_state[:, k],
+                *filled[:Z],
+                self.dz,
+                *filled[Z:],
+                add_u,
+                add_delta,
+                k > 0,
+                order,
+                self.permute,
+            )
 
     def finish(self) -> list[list[Tensor | None]]:
         """Per direction, in shape and dtype of the tensors; of what is shared the sum, with the first direction."""
         results: list[list[Tensor | None]] = []
         for k, tensors in enumerate(self.directions):
-            filled = [None if k and self._is_in_the_first(k, i) else g for i, g in enumerate(self.filled[k])]
+            filled = [None if self._is_in_the_first(k, i) else g for i, g in enumerate(self.filled[k])]
             row = list(finish(tensors, filled))
             for i, gradient in enumerate(row):
                 if k and gradient is not None and tensors[i] is self.directions[0][i]:
@@ -132,11 +213,3 @@ class Gradients:
                     row[i] = None
             results.append(row)
         return results
-
-
-def _groups(directions: Sequence[Direction]) -> int:
-    return max(count_groups(direction[3], direction[4]) for direction in directions)
-
-
-def _with_z(tensors: Direction, wanted: Sequence[bool]) -> tuple[tuple[Any, ...], tuple[bool, ...]]:
-    return (*tensors[:Z], None, *tensors[Z:]), (*wanted[:Z], False, *wanted[Z:])

@@ -12,6 +12,8 @@ from transmamba_kernels import native
 from transmamba_kernels.checks import offsets
 
 TENSORS = 9  # that can have a gradient
+_ALONE = (None, None, True)  # adds to no other direction, has no order
+_ADD_NOTHING = (False, False, False, None, True)
 TILE = 16  # channels that the kernels take at once; checkpoints are stored in such tiles
 
 
@@ -39,7 +41,9 @@ def forward(
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     packed = None if cu_seqlens is None else offsets(cu_seqlens, u.shape[2])
     outputs = allocate_forward(*tensors, cu_seqlens, delta_softplus, reverse, with_state, for_backward)
-    native.load().selective_scan_forward(*tensors, packed, delta_softplus, reverse, torch.get_num_threads(), *outputs)
+    native.load().selective_scan_forward(
+        *tensors, packed, delta_softplus, reverse, torch.get_num_threads(), *outputs, *_ALONE
+    )
     return outputs
 
 
@@ -59,22 +63,24 @@ def backward(*arguments) -> tuple[Tensor | None, ...]:
     packed = None if cu_seqlens is None else offsets(cu_seqlens, dout.shape[2])
     filled = allocate_gradients(tensors, needed[:TENSORS])
     native.load().selective_scan_backward(
-        *tensors, packed, delta_softplus, reverse, torch.get_num_threads(), checkpoints, dout, dlast_state, *filled
+        *tensors,
+        packed,
+        delta_softplus,
+        reverse,
+        torch.get_num_threads(),
+        checkpoints,
+        dout,
+        dlast_state,
+        *filled,
+        *_ADD_NOTHING,
     )
     return finish(tensors, filled)
 
 
-def allocate_gradients(
-    tensors: tuple[Any, ...], needed: Sequence[bool], groups: int | None = None
-) -> list[Tensor | None]:
-    """What the kernel fills: parameters' gradients in the compute type, dB and dC with the states last.
-
-    Args:
-        groups: Of the kernel; those of B and C if not given.
-    """
+def allocate_gradients(tensors: tuple[Any, ...], needed: Sequence[bool]) -> list[Tensor | None]:
+    """What the kernel fills: parameters' gradients in the compute type, dB and dC with the states last."""
     u, _, A, B, C, D, _, delta_bias, initial_state = tensors
-    real = compute_dtype(u)
-    groups = count_groups(B, C) if groups is None else groups
+    real, groups = compute_dtype(u), count_groups(B, C)
     shapes: list[tuple[int, ...] | None] = [
         None,
         None,
