@@ -18,7 +18,7 @@
 
 namespace transmamba {
 
-constexpr int kWholeSequence = 512;
+constexpr int kWholeSequence = 1024;
 
 struct MultiScan {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state, orders;
