@@ -67,10 +67,25 @@ TM_INLINE T sum(Vec<T> v) {
   for (int i = 0; i < kLanes<T>; ++i) total += v[i];
   return total;
 }
-// The larger one; y where either is not a number.
+// The larger and the smaller one; y where either is not a number.
 template <class V>
 TM_INLINE V max(V x, V y) {
   return x > y ? x : y;
+}
+template <class V>
+TM_INLINE V min(V x, V y) {
+  return x < y ? x : y;
+}
+// x as a value that the compiler cannot see through. max and min are one instruction each, but gcc makes them two where
+// it knows one side to be a constant.
+template <class V>
+TM_INLINE V opaque(V x) {
+#if defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+  return x;
 }
 template <class T>
 TM_INLINE Vec<T> abs(Vec<T> x) {
@@ -107,8 +122,9 @@ TM_INLINE void exp2(Vec<float> (&x)[K]) {
   const V magic = splat(12582912.0f / (1 << kBits));  // 1.5 * 2^(23 - b): adding it leaves round(2^b x) in the low bits
   V t[K], p[K];
   if constexpr (Clamp) {
-    for (int k = 0; k < K; ++k) x[k] = splat(-127.0f) > x[k] ? splat(-127.0f) : x[k];
-    for (int k = 0; k < K; ++k) x[k] = splat(128.0f) < x[k] ? splat(128.0f) : x[k];
+    const V least = opaque(splat(-127.0f)), most = opaque(splat(128.0f));
+    for (int k = 0; k < K; ++k) x[k] = max(least, x[k]);
+    for (int k = 0; k < K; ++k) x[k] = min(most, x[k]);
   }
   for (int k = 0; k < K; ++k) t[k] = x[k] + magic;
   for (int k = 0; k < K; ++k) x[k] = x[k] - (t[k] - magic);

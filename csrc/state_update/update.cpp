@@ -9,34 +9,38 @@ namespace {
 
 constexpr int64_t kTaskStates = 1 << 16;  // fewest states worth a thread: some twenty microseconds
 constexpr int kChannels = 32;             // of a tile: enough vectors to hide what a softplus waits for
-constexpr int kLockstep = 2;              // of them, whose exponentials are computed together
 
 template <class T>
 constexpr int kVectors = kChannels / kLanes<T>;
 
-// R channels, a vector of states at a time. `decay` is dt, in log2 units, where A has a value per state, and exp(dt A)
-// where it has one per channel. Sums of C h are left in vectors: adding up lanes waits for the whole tile.
-template <class T, bool PerState, int R, class S>
-TM_INLINE void update_rows(int64_t states, Rows<S> h, Rows<const T> A, const T* B, const T* C, const T* decay,
-                           const T* input, T* sums) {
+// W vectors of states at a time, and where Whole no more than these: then nothing is left of the inner loop. `decay` is
+// dt, in log2 units, where A has a value per state, and exp(dt A) where it has one per channel. Sums of C h are left in
+// vectors: adding up lanes waits for the whole tile.
+template <class T, bool PerState, int W, bool Whole, class S>
+static void update_channels(int channels, int64_t states, Rows<S> h, Rows<const T> A, const T* B, const T* C,
+                            const T* decay, const T* input, T* sums) {
   constexpr int n = kLanes<T>;
-  Vec<T> y[R];
-  for (int r = 0; r < R; ++r) y[r] = splat(T(0));
-  for (int64_t i = 0; i < states; i += n) {
-    Vec<T> d[R];
-    for (int r = 0; r < R; ++r) d[r] = splat(decay[r]);
-    if constexpr (PerState) {
-      for (int r = 0; r < R; ++r) d[r] *= load<T>(A[r] + i);
-      exp2<true, R>(d);
+  for (int c = 0; c < channels; ++c) {
+    const Vec<T> step = splat(decay[c]), input_c = splat(input[c]);
+    S* h_c = h[c];
+    const T* A_c = A[c];
+    Vec<T> y = splat(T(0));
+    for (int64_t i = 0; i < (Whole ? W * n : states); i += W * n) {
+      Vec<T> d[W];
+      for (int w = 0; w < W; ++w) d[w] = step;
+      if constexpr (PerState) {
+        for (int w = 0; w < W; ++w) d[w] *= load<T>(A_c + i + w * n);
+        exp2<true, W>(d);
+      }
+      for (int w = 0; w < W; ++w) {
+        const int64_t at = i + w * n;
+        const Vec<T> h_i = d[w] * load_as<T>(h_c + at) + input_c * load<T>(B + at);
+        store_as<T>(h_c + at, h_i);
+        y += h_i * load<T>(C + at);
+      }
     }
-    const Vec<T> B_i = load<T>(B + i), C_i = load<T>(C + i);
-    for (int r = 0; r < R; ++r) {
-      const Vec<T> h_i = d[r] * load_as<T>(h[r] + i) + splat(input[r]) * B_i;
-      store_as<T>(h[r] + i, h_i);
-      y[r] += h_i * C_i;
-    }
+    store<T>(sums + c * n, y);
   }
-  for (int r = 0; r < R; ++r) store<T>(sums + r * n, y[r]);
 }
 
 // A tensor as (batch, heads, channels, states); its strides in elements.
@@ -150,6 +154,7 @@ struct Update {
   template <bool PerState>
   void update_tile(const Tile& tile, const T* B, const T* C, const T* decay, const T* input, T* sums, T* h_rows,
                    T* A_rows) const {
+    constexpr int n = kLanes<T>;
     const int64_t row = u.rows.count ? u.rows.data[tile.batch] : tile.batch;
     char* data = state.at(row, tile.head, tile.channel);
     const bool lies_so = state.state == 1 && states == padded;
@@ -159,13 +164,13 @@ struct Update {
         a = {reinterpret_cast<const T*>(tile.data(A)), A.channel};
       else if (PerState)
         stage_rows(tile.data(A), A, tile.channels, A_rows);
-      int c = 0;
-      for (; c + kLockstep <= tile.channels; c += kLockstep)
-        update_rows<T, PerState, kLockstep>(padded, Rows{h + c * stride, stride}, Rows<const T>{a[c], a.stride}, B, C,
-                                            decay + c, input + c, sums + c * kLanes<T>);
-      for (; c < tile.channels; ++c)
-        update_rows<T, PerState, 1>(padded, Rows{h + c * stride, stride}, Rows<const T>{a[c], a.stride}, B, C,
-                                    decay + c, input + c, sums + c * kLanes<T>);
+      const Rows h_tile{h, stride};
+      const auto run = [&](auto update) { update(tile.channels, padded, h_tile, a, B, C, decay, input, sums); };
+      using S = std::remove_pointer_t<decltype(h)>;
+      if (padded == n) return run(update_channels<T, PerState, 1, true, S>);
+      if (padded == 2 * n) return run(update_channels<T, PerState, 2, true, S>);
+      if (padded % (2 * n) == 0) return run(update_channels<T, PerState, 2, false, S>);
+      run(update_channels<T, PerState, 1, false, S>);
     };
     if (lies_so && state.dtype == kDType<T>) return update(reinterpret_cast<T*>(data), state.channel);
     if constexpr (sizeof(T) == 4)
