@@ -8,12 +8,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from transmamba_kernels import native
 
-CPP_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 Tensors = Sequence["Tensor | None"]
 
 
@@ -22,8 +20,10 @@ class Backend(NamedTuple):
 
     Attributes:
         name: As given to ``backend=``.
-        refuses: Called with the names of an op's tensors and the tensors (or None); returns why the backend does not
-            serve them, or None when it does.
+        refuses: Called with the names of an op's tensors and the tensors (or None), which
+            :func:`transmamba_kernels.checks.are_float_tensors` has let through: they are on the device of the first,
+            and what an op lets be complex it has to look at itself. Returns why the backend does not serve them, or
+            None when it does.
     """
 
     name: str
@@ -33,13 +33,9 @@ class Backend(NamedTuple):
 def _cpp_refuses(names: Sequence[str], tensors: Tensors) -> str | None:
     if native.problem is not None:
         return native.problem
-    for i, tensor in enumerate(tensors):
-        if tensor is None or (tensor.is_cpu and tensor.dtype in CPP_DTYPES):
-            continue
-        if not tensor.is_cpu:
-            return f"runs on the CPU, {names[i]} is on {tensor.device}"
-        return f"takes float32, bfloat16, float16 and float64, {names[i]} is {_short(tensor.dtype)}"
-    return None
+    first = tensors[0]
+    assert first is not None
+    return None if first.is_cpu else f"runs on the CPU, {names[0]} is on {first.device}"
 
 
 CPP = Backend("cpp", _cpp_refuses)
@@ -108,7 +104,3 @@ def _triton_problem() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (it comes with the CUDA builds of torch)"
     return "triton is installed; no op of this version has a Triton kernel yet"
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

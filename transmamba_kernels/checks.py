@@ -16,21 +16,26 @@ def are_float_tensors(
     names: Sequence[str], values: Sequence[Any], required: int, may_be_complex: Container[str] = ()
 ) -> None:
     """Raise unless every value is a floating-point tensor on one device; those after ``required`` may be None."""
-    on_cpu = True
     for i, value in enumerate(values):
+        if value is None:
+            if i < required:
+                break
+        elif not isinstance(value, Tensor) or value.dtype not in FLOATS or not value.is_cpu:
+            break
+    else:
+        return  # the common case, with as little as can be asked of each tensor: it costs more than a short kernel
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
         if isinstance(value, Tensor):
-            on_cpu = on_cpu and value.is_cpu
-            if value.dtype in FLOATS or (names[i] in may_be_complex and value.is_complex()):
+            if value.dtype in FLOATS or (name in may_be_complex and value.is_complex()):
                 continue
-            allowed = "float32, bfloat16, float16 or float64" + (" (or complex)" if names[i] in may_be_complex else "")
-            raise TypeError(f"{names[i]} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}")
+            allowed = "float32, bfloat16, float16 or float64" + (" (or complex)" if name in may_be_complex else "")
+            raise TypeError(f"{name} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}")
         if value is not None or i < required:
             optional = "" if i < required else " or None"
-            raise TypeError(f"{names[i]} must be a tensor{optional}, got {type(value).__name__}")
-    if not on_cpu:
-        for name, value in zip(names, values, strict=True):
-            if value is not None and value.device != values[0].device:
-                raise ValueError(f"{name} must be on the device of {names[0]}, {values[0].device}, got {value.device}")
+            raise TypeError(f"{name} must be a tensor{optional}, got {type(value).__name__}")
+    for name, value in zip(names, values, strict=True):
+        if value is not None and value.device != values[0].device:
+            raise ValueError(f"{name} must be on the device of {names[0]}, {values[0].device}, got {value.device}")
 
 
 def has_shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:

@@ -99,6 +99,8 @@ def bidirectional_scan(
     one, two = ((*side[:6], z, *side[6:]) for side in cpp.split(tensors))
     # None may stand for a missing tensor: check() names what is wrong, and a shared one was checked already.
     check(two, _REVERSE_NAMES)
+    if u_reverse is not None and u_reverse.device != u.device:
+        raise ValueError(f"u_reverse must be on the device of u, {u.device}, got {u_reverse.device}")
     if u_reverse is not None and u_reverse.shape != u.shape:
         raise ValueError(f"u_reverse must have the shape of u, {tuple(u.shape)}, got {tuple(u_reverse.shape)}")
     if A_reverse is not None and A_reverse.shape != A.shape:

@@ -107,7 +107,7 @@ def _check(tensors, cache_seqlens, conv_state_indices) -> None:
             f"conv_state must have shape (batch, d_inner, entries) with d_inner = {d_inner} and at least {least} "
             f"entries, got {tuple(state_shape)}"
         )
-    if bias is not None:
+    if bias is not None and bias.shape != (d_inner,):
         has_shape("bias", bias, (d_inner,), "(d_inner,)")
     check_state_memory("conv_state", conv_state)
     check_integers("cache_seqlens", cache_seqlens, batch, x.device)

@@ -11,7 +11,9 @@ from transmamba_kernels.backends import CPP
 from transmamba_kernels.checks import are_float_tensors, count_sequences, has_shape
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
-MAY_BE_COMPLEX = ("A", "B", "C", "initial_state", "A_reverse", "B_reverse", "C_reverse", "initial_state_reverse")
+MAY_BE_COMPLEX = frozenset(
+    ("A", "B", "C", "initial_state", "A_reverse", "B_reverse", "C_reverse", "initial_state_reverse")
+)
 
 
 def check(tensors: Sequence[Any], names: Sequence[str] = NAMES, cu_seqlens: Any = None) -> None:
@@ -58,8 +60,8 @@ def cpp_refuses(names: Sequence[str], tensors: Sequence[Tensor | None]) -> str |
     u = tensors[0]
     assert u is not None
     for name, tensor in zip(names, tensors, strict=True):
-        if tensor is not None and name.startswith("A") and tensor.is_complex():
-            return f"takes a real A, and {name} is complex"
+        if name in MAY_BE_COMPLEX and tensor is not None and tensor.is_complex():
+            return f"takes real tensors, and {name} is complex"
     if u.numel() == 0:
         return "takes no empty input"
     return CPP.refuses(names, tensors)

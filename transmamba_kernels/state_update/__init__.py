@@ -95,10 +95,10 @@ def state_update(
 def _check(tensors, state_batch_indices) -> None:
     are_float_tensors(_NAMES, tensors, required=6)
     state, x, dt, A, B, C, D, z, dt_bias = tensors
-    shape, x_shape = state.shape, x.shape
+    shape, x_shape = tuple(state.shape), tuple(x.shape)
     if len(shape) not in (3, 4):
         raise ValueError(
-            f"state must have shape (batch, d_inner, d_state) or (batch, heads, head_dim, d_state), got {tuple(shape)}"
+            f"state must have shape (batch, d_inner, d_state) or (batch, heads, head_dim, d_state), got {shape}"
         )
     channels, batch = shape[1:-1], x_shape[0] if x_shape else 0
     per_channel = "(d_inner,)" if len(shape) == 3 else "(heads, head_dim)"
@@ -108,15 +108,15 @@ def _check(tensors, state_batch_indices) -> None:
         has_shape("dt", dt, x_shape, "of x")
     if A.shape != shape[1:]:
         has_shape("A", A, shape[1:], "of state, without the batch")
-    if len(B.shape) != 2 or B.shape != (batch, shape[-1]):
+    if B.shape != (batch, shape[-1]):
         _check_groups(B, batch, channels[0], shape[-1])
     if C.shape != B.shape:
         has_shape("C", C, B.shape, "of B")
     if z is not None and z.shape != x_shape:
         has_shape("z", z, x_shape, "of x")
-    if D is not None:
+    if D is not None and D.shape != channels:
         has_shape("D", D, channels, per_channel)
-    if dt_bias is not None:
+    if dt_bias is not None and dt_bias.shape != channels:
         has_shape("dt_bias", dt_bias, channels, per_channel)
     check_state_memory("state", state)
     if state_batch_indices is not None:
