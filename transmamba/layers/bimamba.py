@@ -13,6 +13,7 @@ from transmamba.layers.mamba import (
     depthwise_conv,
     scan_inputs,
     skip_parameter,
+    split_channels,
     state_matrix_parameter,
     step_size_projection,
 )
@@ -93,8 +94,7 @@ class BiMamba(nn.Module):
             in canonical order and scaled so that ``out`` is their mean.
         """
         tokens_of_width(hidden_states, self.d_model)
-        # Transposed views: the kernels read channel-last memory as it is.
-        x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
+        x, z = split_channels(self.in_proj(hidden_states))
         forward = scan_inputs(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
         backward = scan_inputs(x, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
         own = {f"{name}_reverse": tensor for name, tensor in backward.items()}

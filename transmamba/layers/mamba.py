@@ -152,9 +152,7 @@ class Mamba(nn.Module):
         )
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        # Transposed views: the kernels read channel-last memory as it is.
-        x, z = self.in_proj(hidden_states).transpose(1, 2).chunk(2, dim=1)
-        return x, z
+        return split_channels(self.in_proj(hidden_states))
 
     def _states(self, inference_params: Any, batch: int) -> tuple[Tensor, Tensor]:
         if self.layer_idx is None:
@@ -168,6 +166,16 @@ class Mamba(nn.Module):
                 f"hidden_states has batch {batch}, but the states of layer {self.layer_idx} hold {conv_state.shape[0]}"
             )
         return conv_state, ssm_state
+
+
+def split_channels(projected: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and gate ``(batch, E, length)``, as views of ``(batch, length, 2E)``.
+
+    The kernels read channel-last memory as it is. Split before it is transposed, so that the gradients of both are put
+    together row by row.
+    """
+    x, z = projected.chunk(2, dim=-1)
+    return x.transpose(1, 2), z.transpose(1, 2)
 
 
 def scan_path(
