@@ -91,3 +91,10 @@ def test_a_backend_that_cannot_says_why():
     inputs = make_inputs()
     with pytest.raises(NotImplementedError, match="A_reverse is complex"):
         bidirectional_scan(**{**inputs, "A_reverse": inputs["A"].to(torch.complex64)}, backend="cpp")
+
+
+def test_directions_on_different_devices():
+    inputs = make_inputs(own=OWN)
+    elsewhere = {name: t.to("meta") for name, t in inputs.items() if name.endswith("_reverse")}
+    with pytest.raises(ValueError, match="u_reverse must be on the device of u, cpu, got meta"):
+        bidirectional_scan(**{**inputs, "z": None, **elsewhere})
