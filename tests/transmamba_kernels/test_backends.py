@@ -13,6 +13,7 @@ def test_public_names():
         "bidirectional_scan",
         "causal_conv1d",
         "conv_state_update",
+        "cross_mamba",
         "multi_scan",
         "scan_orders",
         "selective_scan",
