@@ -140,7 +140,9 @@ class Gradients:
             for i in range(PER_TOKEN):
                 if self._is_in_the_first(k, i):
                     row[i] = self.filled[0][i]
-        self.dz = torch.empty_like(z) if need_z and z is not None else None
+                elif row[i] is not None and self._is_in_the_first(len(directions) - 1, i):
+                    row[i] = self._sum_of(tensors[i])
+        self.sum_of_dz = self._sum_of(z) if need_z and z is not None else None
         self.states: Tensor | None = None
         if self.as_one and any(row[STATE] is not None for row in self.filled):
             batch, d_inner, d_state = directions[0][STATE].shape
@@ -148,6 +150,16 @@ class Gradients:
             self.states = directions[0][0].new_empty(shape, dtype=compute_dtype(directions[0][0]))
             for row, state in zip(self.filled, self.states.unbind(1), strict=True):
                 row[STATE] = state if row[STATE] is not None else None
+
+    def _sum_of(self, tensor: Tensor) -> Tensor:
+        """Memory for a gradient that scans add to one after the other: not rounded in between."""
+        alone = self.as_one or len(self.directions) == 1
+        return torch.empty_like(tensor, dtype=tensor.dtype if alone else compute_dtype(tensor))
+
+    @property
+    def dz(self) -> Tensor | None:
+        """The gradient of the gate."""
+        return None if self.sum_of_dz is None or self.z is None else self.sum_of_dz.to(self.z.dtype)
 
     def _is_in_the_first(self, direction: int, i: int) -> bool:
         """Whether the kernel adds this gradient to the first direction's."""
@@ -170,7 +182,7 @@ class Gradients:
                 dout,
                 dlast_state,
                 *filled[:Z],
-                self.dz,
+                self.sum_of_dz,
                 filled[Z],
                 self.states,
             )
@@ -191,7 +203,7 @@ class Gradients:
                 dout if dout.dim() == 3 else dout[:, k],
                 None if dlast_state is None else dlast_state[:, k],
                 *filled[:Z],
-                self.dz,
+                self.sum_of_dz,
                 *filled[Z:],
                 add_u,
                 add_delta,
@@ -202,14 +214,14 @@ class Gradients:
 
     def finish(self) -> list[list[Tensor | None]]:
         """Per direction, in shape and dtype of the tensors; of what is shared the sum, with the first direction."""
-        results: list[list[Tensor | None]] = []
         for k, tensors in enumerate(self.directions):
-            filled = [None if self._is_in_the_first(k, i) else g for i, g in enumerate(self.filled[k])]
-            row = list(finish(tensors, filled))
-            for i, gradient in enumerate(row):
-                if k and gradient is not None and tensors[i] is self.directions[0][i]:
-                    so_far = results[0][i]
-                    results[0][i] = gradient if so_far is None else so_far + gradient
-                    row[i] = None
-            results.append(row)
-        return results
+            for i, gradient in enumerate(self.filled[k]):
+                if not k or gradient is None or tensors[i] is not self.directions[0][i]:
+                    continue
+                first = self.filled[0][i]
+                if first is not None and first is not gradient:
+                    if first.shape != gradient.shape:  # other groups, of what has none itself
+                        first, gradient = first.sum(1, keepdim=True), gradient.sum(1, keepdim=True)
+                    self.filled[0][i] = first + gradient  # before it is rounded to the dtype of the tensor
+                self.filled[k][i] = None
+        return [list(finish(*pair)) for pair in zip(self.directions, self.filled, strict=True)]
