@@ -1,7 +1,7 @@
 PYTHON ?= python
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install test lint bench docs
+.PHONY: help install test sanitize lint bench docs
 help:  ## Show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 15
 
@@ -10,6 +10,9 @@ install:  ## Install for development, with every tool
 
 test:  ## Run the tests
 	$(PYTHON) -m pytest
+
+sanitize:  ## Test the kernels under GCC's address, undefined-behaviour and thread sanitizers
+	PYTHON=$(PYTHON) .ci/sanitize
 
 lint:  ## Check style, types and spelling
 	.ci/lint
