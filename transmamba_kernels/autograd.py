@@ -77,6 +77,8 @@ def _functions(forward: Pass, backward: Pass) -> tuple[Any, Any]:
             count, options, saved = ctx.count, ctx.options, ctx.saved_tensors
             tensors, kept = saved[:count], saved[count:]
             needed = list(ctx.needs_input_grad[2 : 2 + count])
+            if dstate is not None and dstate.dim() == 1:  # of the empty tensor in place of a state not asked for
+                dstate = None
             rest = (None,) * (len(options) + 1)
             if dout is None:
                 if dstate is None:

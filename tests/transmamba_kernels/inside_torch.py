@@ -21,7 +21,7 @@ def check_compiled(op, cases, dynamic, same_bits=False, **options):
         cases: Inputs by name, of one call each.
         same_bits: Hold it to the eager bits. Not so where the compiled graph's upstream gradient has another layout and
             the sums another order.
-        options: So that the op returns a sequence and a state.
+        options: Of the op, that returns a sequence or, asked for the state too, a pair.
     """
     torch._dynamo.reset()
     compiled = torch.compile(op, fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -29,10 +29,12 @@ def check_compiled(op, cases, dynamic, same_bits=False, **options):
         results = []
         for call in (op, compiled):
             leaves = {name: leaf(t) for name, t in inputs.items()}
-            out, state = call(**leaves, **options)
-            (out.sin().sum() + state.square().sum()).backward()
+            returned = call(**leaves, **options)
+            out, *states = returned if isinstance(returned, tuple) else (returned,)
+            (out.sin().sum() + sum(state.square().sum() for state in states)).backward()
             gradients = {name: t.grad for name, t in leaves.items() if t is not None and t.requires_grad}
-            results.append({"out": out.detach(), "state": state.detach(), **gradients})
+            outputs = dict(zip(("out", "state"), (out, *states), strict=False))
+            results.append({**{name: t.detach() for name, t in outputs.items()}, **gradients})
         for name, expected in results[0].items():
             if same_bits:
                 assert torch.equal(results[1][name], expected), name

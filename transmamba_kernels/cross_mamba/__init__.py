@@ -110,9 +110,9 @@ def cross_mamba(
             u, delta, A, B, reader, D, z, delta_bias, delta_softplus, initial_state=initial_state, backend=backend
         )
         return cast(Tensor, scanned)
-    # What the scan itself reads is not used: B fits, whatever the length of the query is.
+    unread = u.new_zeros((u.shape[0], A.shape[1], 1))  # only the state is of interest
     _, state = scan(
-        u, delta, A, B, B, None, None, delta_bias, delta_softplus,
+        u, delta, A, B, unread, None, None, delta_bias, delta_softplus,
         initial_state=initial_state, return_last_state=True, backend=backend,
     )  # fmt: skip
     out = reference.read(state.sum(1) if bidirectional else state, reader)

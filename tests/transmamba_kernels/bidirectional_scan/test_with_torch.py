@@ -36,10 +36,12 @@ def test_opcheck(own, merge):
 
 
 @pytest.mark.parametrize("merge", ["sum", "none"])
+@pytest.mark.parametrize("with_state", [True, False])
+@pytest.mark.parametrize("own", [(), OWN], ids=["shared", "own"])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(dynamic, merge):
-    cases = (make_inputs(length=length) for length in (9, 70))
-    options = {"delta_softplus": True, "return_last_state": True, "merge": merge}
+def test_compile(dynamic, own, with_state, merge):
+    cases = (make_inputs(length=length, own=own) for length in (9, 70))
+    options = {"delta_softplus": True, "return_last_state": with_state, "merge": merge}
     inside_torch.check_compiled(bidirectional_scan, cases, dynamic, **options)
 
 

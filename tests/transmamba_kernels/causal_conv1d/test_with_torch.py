@@ -58,10 +58,11 @@ def test_opcheck(options):
     torch.library.opcheck(ops.causal_conv1d_backward.default, arguments)
 
 
+@pytest.mark.parametrize("with_state", [True, False])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(dynamic):
+def test_compile(dynamic, with_state):
     cases = (make_inputs(length=length) for length in (9, 70, 33))
-    inside_torch.check_compiled(causal_conv1d, cases, dynamic, activation="silu", return_final_state=True)
+    inside_torch.check_compiled(causal_conv1d, cases, dynamic, activation="silu", return_final_state=with_state)
 
 
 def test_compile_without_gradients():

@@ -46,12 +46,14 @@ def test_opcheck(own, merge):
 @BACKEND
 @pytest.mark.parametrize("merge", ["sum", "none"])
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_compile(dynamic, merge, backend):
+@pytest.mark.parametrize("with_state", [True, False])
+def test_compile(with_state, dynamic, merge, backend):
     grids = ((3, 3), (2, 5))
     if backend == "reference":  # its loop over time is unrolled, so every length compiles anew, for long
         dynamic, grids = False, ((2, 2),)
     cases = (make_inputs(grid=grid, own=("A", "B")) for grid in grids)
-    inside_torch.check_compiled(multi_scan, cases, dynamic, **WITH_STATE, merge=merge, backend=backend)
+    options = {"delta_softplus": True, "return_last_state": with_state, "merge": merge, "backend": backend}
+    inside_torch.check_compiled(multi_scan, cases, dynamic, **options)
 
 
 @BACKEND

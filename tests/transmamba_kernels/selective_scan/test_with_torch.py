@@ -50,11 +50,12 @@ def test_opcheck(options):
     torch.library.opcheck(ops.selective_scan_backward.default, arguments)
 
 
+@pytest.mark.parametrize("with_state", [True, False])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile(dynamic):
+def test_compile(dynamic, with_state):
     cases = (make_inputs(length=length) for length in (9, 70, 33))
     inside_torch.check_compiled(
-        selective_scan, cases, dynamic, same_bits=True, delta_softplus=True, return_last_state=True
+        selective_scan, cases, dynamic, same_bits=True, delta_softplus=True, return_last_state=with_state
     )
 
 
