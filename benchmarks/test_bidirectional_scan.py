@@ -1,4 +1,4 @@
-"""The bidirectional scan, with everything but A shared, beside one selective scan and beside two with flips."""
+"""The bidirectional scan, all shared or with an A each, beside one selective scan and beside two with flips."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ CASES = [(VIM_SMALL, "channel-last"), (MAMBA_130M, "channel-last"), ((2, 200, 33
 
 def call(u, delta, A, B, C, D, z, delta_bias, A_reverse, backend=None):
     return bidirectional_scan(u, delta, A, B, C, D, z, delta_bias, True, A_reverse=A_reverse, backend=backend)
+
+
+def shared(u, delta, A, B, C, D, z, delta_bias, backend=None):
+    return bidirectional_scan(u, delta, A, B, C, D, z, delta_bias, True, backend=backend)
 
 
 def reference(*inputs):
@@ -52,3 +56,21 @@ def test_beside_peers(shape, layout, figure, benchmark, measurements, rounds):
         measurements.add(Row(OP, case, figure, ours, peer, seconds[peer] / seconds[ours]))
     value = seconds[ours] / seconds[ONE]
     measurements.add(Row(OP, case, f"{figure}, ours over it", ours, ONE, value, target=2.0, at_most=True))
+
+
+@pytest.mark.parametrize("figure", ["forward", "training"])
+@pytest.mark.parametrize(("shape", "layout"), CASES, ids=variants.as_id)
+@pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
+def test_shared_parameters(shape, layout, figure, benchmark, measurements, rounds):
+    inputs = scan_inputs(shape, layout)
+    upstream = torch.randn(shape[:3]) if figure == "training" else None
+    case = f"{shape} {layout}, all shared"
+    found = variants.our_backends(shared, inputs, measurements)
+    found = variants.correct_ones(
+        found, lambda *t: shared(*t, backend="reference"), inputs, upstream, f"{case} {figure}", measurements
+    )
+    ours, variant = next(iter(found.items()))
+    calls = {ours: lambda: step(variant, inputs, upstream), ONE: lambda: step(one_scan, inputs, upstream)}
+    seconds = interleave(benchmark, calls, rounds)
+    value = seconds[ours] / seconds[ONE]
+    measurements.add(Row(OP, case, f"{figure}, ours over it", ours, ONE, value, target=1.75, at_most=True))
