@@ -41,7 +41,7 @@ class Differentiable:
         self._forward = forward
         self._plain, self._transformable = _functions(forward, backward)
 
-    def __call__(self, tensors: tuple[Tensor | None, ...], options: tuple[bool, ...], with_state: bool) -> Any:
+    def __call__(self, tensors: tuple[Tensor | None, ...], options: tuple[str | bool, ...], with_state: bool) -> Any:
         """Return ``(out, state)``; ``state`` is None or empty unless it is asked for."""
         direct = is_plain_eager(tensors)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transmamba_kernels.index_copies import IndexCopies
+
 OFFSETS = (torch.int32, torch.int64)
 FLOATS = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
 
@@ -44,7 +46,7 @@ def has_shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str
         raise ValueError(f"{name} must have shape {meaning} = {tuple(expected)}, got {tuple(tensor.shape)}")
 
 
-def count_sequences(cu_seqlens: Any, batch: int) -> int:
+def count_sequences(cu_seqlens: Any, batch: int, device: torch.device) -> int:
     """The number of sequences packed in one row; raise unless ``cu_seqlens`` can hold their offsets.
 
     The values are not read, so that this traces; :func:`offsets` checks them when a kernel runs.
@@ -57,8 +59,8 @@ def count_sequences(cu_seqlens: Any, batch: int) -> int:
         raise ValueError(
             f"cu_seqlens must have shape (sequences + 1,), of at least one sequence, got {tuple(cu_seqlens.shape)}"
         )
-    if not cu_seqlens.is_cpu:
-        raise ValueError(f"cu_seqlens must be on the CPU, got {cu_seqlens.device}")
+    if not cu_seqlens.is_cpu and cu_seqlens.device != device:
+        raise ValueError(f"cu_seqlens must be on the CPU or the device of the input, {device}, got {cu_seqlens.device}")
     if batch != 1:
         raise ValueError(f"cu_seqlens needs a batch of 1, got {batch}")
     return cu_seqlens.shape[0] - 1
@@ -75,6 +77,9 @@ def offsets(cu_seqlens: Tensor, length: int) -> list[int]:
     if found[-1] != length:
         raise ValueError(f"cu_seqlens must end at the length {length}, got {found[-1]}")
     return found
+
+
+device_offsets = IndexCopies(offsets)  # called with (cu_seqlens, device, length): what kernels on a device read
 
 
 def are_bools(**values: Any) -> None:

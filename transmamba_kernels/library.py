@@ -25,14 +25,15 @@ def register(schema: str, *, kernel: Callable[..., Any], fake: Callable[..., Any
     error, and that is what a second derivative meets.
 
     Args:
-        schema: ``"name(Tensor x, ...) -> ..."``.
+        schema: ``"name(Tensor x, ..., str backend, ...) -> ..."``.
         kernel: Runs on real tensors; returns a tensor, or a tuple with None for outputs that were not asked for. The
             operator's own outputs are tensors all: it returns empty ones in their place.
         fake: Allocates outputs of the same shapes, strides and dtypes, and does nothing else.
     """
     name = schema.split("(", 1)[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
-    _library.impl(name, _without_none(kernel), "CPU")
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, _without_none(kernel), device)
     torch.library.register_fake(f"transmamba::{name}", _without_none(fake), lib=_library)
     return getattr(torch.ops.transmamba, name).default
 

@@ -5,37 +5,37 @@ from __future__ import annotations
 from torch import Tensor
 
 from transmamba_kernels.autograd import Differentiable, Pass
-from transmamba_kernels.backends import REFERENCE, Backend, Backends
-from transmamba_kernels.bidirectional_scan import cpp, reference
+from transmamba_kernels.backends import Backends
+from transmamba_kernels.bidirectional_scan import passes, reference
 from transmamba_kernels.checks import are_bools
 from transmamba_kernels.library import register
-from transmamba_kernels.selective_scan.arguments import NAMES, check, cpp_refuses
+from transmamba_kernels.selective_scan.arguments import NAMES, check, refuses
 
 _OWN = tuple(f"{name}_reverse" for name in NAMES if name != "z")
 _REVERSE_NAMES = tuple(name if name == "z" else f"{name}_reverse" for name in NAMES)
 _TENSORS = ", ".join(
     [*(f"Tensor{'' if i < 5 else '?'} {name}" for i, name in enumerate(NAMES)), *(f"Tensor? {name}" for name in _OWN)]
 )
-_INPUTS = f"{_TENSORS}, bool delta_softplus, bool merge"
+_INPUTS = f"{_TENSORS}, str backend, bool delta_softplus, bool merge"
 _GRADIENTS = ", ".join(f"Tensor d{name}" for name in (*NAMES, *_OWN))
 
-_backends = Backends("bidirectional_scan", (*NAMES, *_OWN), Backend("cpp", cpp_refuses), REFERENCE)
+_backends = Backends("bidirectional_scan", (*NAMES, *_OWN), refuses)
 
 _forward = register(
     f"bidirectional_scan({_INPUTS}, bool with_state, bool for_backward) "
     "-> (Tensor out, Tensor last_state, Tensor checkpoints)",
-    kernel=cpp.forward,
-    fake=cpp.allocate_forward,
+    kernel=passes.forward,
+    fake=passes.allocate_forward,
 )
 _backward = register(
     f"bidirectional_scan_backward({_INPUTS}, Tensor? checkpoints, Tensor dout, Tensor? dlast_state, "
     f"bool[] needed) -> ({_GRADIENTS})",
-    kernel=cpp.backward,
-    fake=cpp.allocate_backward,
+    kernel=passes.backward,
+    fake=passes.allocate_backward,
 )
 
 
-_scan = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
+_scan = Differentiable(Pass(passes.forward, _forward), Pass(passes.backward, _backward))
 
 
 def bidirectional_scan(
@@ -80,7 +80,7 @@ def bidirectional_scan(
         initial_state_reverse: State behind the last token; None shares ``initial_state``.
         return_last_state: Also return the states that the scans end with.
         merge: ``"sum"``, or ``"none"``: each direction by itself, gated.
-        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+        backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``u``'s dtype: ``(batch, d_inner, length)``, or with ``merge="none"``
@@ -96,7 +96,7 @@ def bidirectional_scan(
     own = (u_reverse, delta_reverse, A_reverse, B_reverse, C_reverse, D_reverse, delta_bias_reverse)
     tensors = (*forward, *own, initial_state_reverse)
     check(forward)
-    one, two = ((*side[:6], z, *side[6:]) for side in cpp.split(tensors))
+    one, two = ((*side[:6], z, *side[6:]) for side in passes.split(tensors))
     # None may stand for a missing tensor: check() names what is wrong, and a shared one was checked already.
     check(two, _REVERSE_NAMES)
     if u_reverse is not None and u_reverse.device != u.device:
@@ -110,9 +110,10 @@ def bidirectional_scan(
     if not (type(delta_softplus) is type(return_last_state) is bool):
         are_bools(delta_softplus=delta_softplus, return_last_state=return_last_state)
     add = merge == "sum"
-    if _backends.choose(backend, tensors) == "reference":
+    backend = _backends.choose(backend, tensors)
+    if backend == "reference":
         out, last_state = reference.bidirectional_scan(one, two, delta_softplus, add)
         return (out, last_state) if return_last_state else out
 
-    out, last_state = _scan(tensors, (delta_softplus, add), return_last_state)
+    out, last_state = _scan(tensors, (backend, delta_softplus, add), return_last_state)
     return (out, last_state) if return_last_state else out

@@ -5,37 +5,40 @@ from __future__ import annotations
 from torch import Tensor
 
 from transmamba_kernels.autograd import Differentiable, Pass
-from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
-from transmamba_kernels.causal_conv1d import cpp, reference
+from transmamba_kernels.backends import Backends
+from transmamba_kernels.causal_conv1d import reference
 from transmamba_kernels.checks import are_bools, are_float_tensors, count_sequences, has_shape
 from transmamba_kernels.library import register
 
 _NAMES = ("x", "weight", "bias", "initial_state")
-_INPUTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, Tensor? cu_seqlens, bool silu, bool reverse"
+_INPUTS = (
+    "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, Tensor? cu_seqlens, "
+    "str backend, bool silu, bool reverse"
+)
 
 
-def _cpp_refuses(names, tensors) -> str | None:
-    if tensors[0].numel() == 0:
-        return "takes no empty input"
-    return CPP.refuses(names, tensors)
+def _refuses(names, tensors) -> str | None:
+    return "takes no empty input" if tensors[0].numel() == 0 else None
 
 
-_backends = Backends("causal_conv1d", _NAMES, Backend("cpp", _cpp_refuses), REFERENCE)
+_backends = Backends("causal_conv1d", _NAMES, _refuses)
+
+_run_forward, _run_backward = (_backends.run(name, behind=5) for name in ("forward", "backward"))
 
 _forward = register(
     f"causal_conv1d({_INPUTS}, bool with_state, bool for_backward) -> (Tensor out, Tensor final_state)",
-    kernel=cpp.forward,
-    fake=cpp.allocate_forward,
+    kernel=_run_forward,
+    fake=_backends.run("allocate_forward", behind=5),
 )
 _backward = register(
     f"causal_conv1d_backward({_INPUTS}, Tensor dout, Tensor? dfinal_state, bool[] needed) "
     "-> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dinitial_state)",
-    kernel=cpp.backward,
-    fake=cpp.allocate_backward,
+    kernel=_run_backward,
+    fake=_backends.run("allocate_backward", behind=5),
 )
 
 
-_convolution = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
+_convolution = Differentiable(Pass(_run_forward, _forward), Pass(_run_backward, _backward))
 
 
 def causal_conv1d(
@@ -70,10 +73,11 @@ def causal_conv1d(
         reverse: The anti-causal convolution, which sees the present and the future: the same as flipping ``x`` and the
             result along the length. ``initial_state`` then stands after the last token, its last entry next to it, and
             the returned state ends with the first token.
-        cu_seqlens: Offsets of sequences packed in one row, ``(sequences + 1,)`` in int32 or int64 on the CPU: 0, where
-            each next sequence starts, and the length. ``batch`` is then 1, and every sequence is convolved on its own;
-            equal neighbours are an empty one.
-        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+        cu_seqlens: Offsets of sequences packed in one row, ``(sequences + 1,)`` of int32 or int64, on the CPU or where
+            the input is: 0, where each next sequence starts, and the length. Checked when they are new or changed.
+            ``batch`` is then 1, and every sequence is convolved on its own; equal neighbours are an
+            empty one.
+        backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``x``'s shape and dtype, or ``(out, final_state)`` with ``final_state``
@@ -89,11 +93,13 @@ def causal_conv1d(
         raise ValueError(f"activation must be None or 'silu', got {activation!r}")
     if not (type(return_final_state) is type(reverse) is bool):
         are_bools(return_final_state=return_final_state, reverse=reverse)
-    if _backends.choose(backend, tensors) == "reference":
+    backend = _backends.choose(backend, tensors)
+    if backend == "reference":
         out, final_state = reference.causal_conv1d(*tensors, activation, reverse, cu_seqlens)
         return (out, final_state) if return_final_state else out
 
-    out, final_state = _convolution((*tensors, cu_seqlens), (activation is not None, reverse), return_final_state)
+    options = (backend, activation is not None, reverse)
+    out, final_state = _convolution((*tensors, cu_seqlens), options, return_final_state)
     return (out, final_state) if return_final_state else out
 
 
@@ -111,7 +117,7 @@ def _check(x, weight, bias, initial_state, cu_seqlens) -> None:
         has_shape("bias", bias, (d_inner,), "(d_inner,)")
     entries, per = batch, "batch"
     if cu_seqlens is not None:
-        entries, per = count_sequences(cu_seqlens, batch), "sequences"
+        entries, per = count_sequences(cu_seqlens, batch, x.device), "sequences"
     if initial_state is not None:
         expected = (entries, d_inner, weight.shape[1] - 1)
         has_shape("initial_state", initial_state, expected, f"({per}, d_inner, width - 1)")

@@ -5,28 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
+from transmamba_kernels.backends import Backends
 from transmamba_kernels.checks import are_float_tensors, has_shape
-from transmamba_kernels.conv_state_update import cpp, reference
+from transmamba_kernels.conv_state_update import reference
 from transmamba_kernels.decoding import check_integers, check_state_memory, positions, refuse_gradients, state_rows
 from transmamba_kernels.library import is_plain_eager, register
 
 _NAMES = ("x", "conv_state", "weight", "bias")
 
 
-def _cpp_refuses(names, tensors) -> str | None:
-    if tensors[0].numel() == 0:
-        return "takes no empty input"
-    return CPP.refuses(names, tensors)
+def _refuses(names, tensors) -> str | None:
+    return "takes no empty input" if tensors[0].numel() == 0 else None
 
 
-_backends = Backends("conv_state_update", _NAMES, Backend("cpp", _cpp_refuses), REFERENCE)
+_backends = Backends("conv_state_update", _NAMES, _refuses)
+_run = _backends.run("update", behind=6)
 
 _update = register(
     "conv_state_update(Tensor x, Tensor(a!) conv_state, Tensor weight, Tensor? bias, Tensor? cache_seqlens, "
-    "Tensor? conv_state_indices, bool silu) -> Tensor",
-    kernel=cpp.update,
-    fake=cpp.allocate,
+    "Tensor? conv_state_indices, str backend, bool silu) -> Tensor",
+    kernel=_run,
+    fake=_backends.run("allocate", behind=6),
 )
 
 
@@ -65,7 +64,7 @@ def conv_state_update(
         cache_seqlens: Tokens that each sequence has seen, ``(batch,)`` of int32 or int64; the state is then circular.
         conv_state_indices: Row of ``conv_state`` that each batch entry updates, ``(batch,)`` of int32 or int64, each at
             most once; ``conv_state`` may then have any number of rows, and the others are left as they are.
-        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+        backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``x``'s shape and dtype.
@@ -80,13 +79,14 @@ def conv_state_update(
     if activation is not None and activation != "silu":
         raise ValueError(f"activation must be None or 'silu', got {activation!r}")
     refuse_gradients("conv_state_update", "causal_conv1d", tensors)
-    arguments = (*tensors, cache_seqlens, conv_state_indices, activation is not None)
-    if _backends.choose(backend, tensors) == "reference":
+    backend = _backends.choose(backend, tensors)
+    silu, given = activation is not None, (*tensors, cache_seqlens, conv_state_indices)
+    if backend == "reference":
         if not torch.compiler.is_compiling():
             positions("cache_seqlens", cache_seqlens)
             state_rows("conv_state_indices", conv_state_indices, conv_state.shape[0])
-        return reference.conv_state_update(*arguments)
-    return cpp.update(*arguments) if is_plain_eager(tensors) else _update(*arguments)
+        return reference.conv_state_update(*given, silu)
+    return (_run if is_plain_eager(tensors) else _update)(*given, backend, silu)
 
 
 def _check(tensors, cache_seqlens, conv_state_indices) -> None:

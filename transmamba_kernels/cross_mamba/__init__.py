@@ -7,16 +7,16 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor
 
-from transmamba_kernels.backends import REFERENCE, Backend, Backends
+from transmamba_kernels.backends import Backends
 from transmamba_kernels.bidirectional_scan import bidirectional_scan
 from transmamba_kernels.checks import are_bools
 from transmamba_kernels.cross_mamba import reference
 from transmamba_kernels.cross_mamba.arguments import check_query, check_readers, leave_out, readers
 from transmamba_kernels.selective_scan import selective_scan
-from transmamba_kernels.selective_scan.arguments import NAMES, check, cpp_refuses
+from transmamba_kernels.selective_scan.arguments import NAMES, check, refuses
 
 _TEXT_NAMES = tuple("C_text" if name == "C" else name for name in NAMES)
-_backends = Backends("cross_mamba", NAMES, Backend("cpp", cpp_refuses), REFERENCE)
+_backends = Backends("cross_mamba", NAMES, refuses)
 
 
 def cross_mamba(
@@ -74,7 +74,7 @@ def cross_mamba(
         bidirectional: Scan from both ends and add up, or only from the first token.
         of_last_state: Read the last state instead of every token's: the length of the output is that of the reading
             coefficients and of ``z``. Of both directions the sum is read.
-        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+        backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``u``'s dtype, ``(batch, d_inner, length)``, differentiable once in every tensor.

@@ -5,33 +5,33 @@ from __future__ import annotations
 from torch import Tensor
 
 from transmamba_kernels.autograd import Differentiable, Pass
-from transmamba_kernels.backends import REFERENCE, Backend, Backends
+from transmamba_kernels.backends import Backends
 from transmamba_kernels.checks import are_bools
 from transmamba_kernels.library import is_plain_eager, register
-from transmamba_kernels.multi_scan import cpp, reference
+from transmamba_kernels.multi_scan import passes, reference
 from transmamba_kernels.multi_scan.arguments import check, permutations
-from transmamba_kernels.selective_scan.arguments import NAMES, cpp_refuses
+from transmamba_kernels.selective_scan.arguments import NAMES, refuses
 
 _TENSORS = ", ".join(f"Tensor{'' if i < 5 else '?'} {name}" for i, name in enumerate(NAMES))
-_INPUTS = f"{_TENSORS}, Tensor orders, bool delta_softplus, bool merge, bool permute_params"
+_INPUTS = f"{_TENSORS}, Tensor orders, str backend, bool delta_softplus, bool merge, bool permute_params"
 _GRADIENTS = ", ".join(f"Tensor d{name}" for name in NAMES)
 
-_backends = Backends("multi_scan", NAMES, Backend("cpp", cpp_refuses), REFERENCE)
+_backends = Backends("multi_scan", NAMES, refuses)
 
 _forward = register(
     f"multi_scan({_INPUTS}, bool with_state, bool for_backward) -> (Tensor out, Tensor last_state, Tensor checkpoints)",
-    kernel=cpp.forward,
-    fake=cpp.allocate_forward,
+    kernel=passes.forward,
+    fake=passes.allocate_forward,
 )
 _backward = register(
     f"multi_scan_backward({_INPUTS}, Tensor? checkpoints, Tensor dout, Tensor? dlast_state, bool[] needed) "
     f"-> ({_GRADIENTS})",
-    kernel=cpp.backward,
-    fake=cpp.allocate_backward,
+    kernel=passes.backward,
+    fake=passes.allocate_backward,
 )
 
 
-_scan = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
+_scan = Differentiable(Pass(passes.forward, _forward), Pass(passes.backward, _backward))
 
 
 def multi_scan(
@@ -83,7 +83,7 @@ def multi_scan(
         merge: ``"sum"``, or ``"none"``: each direction by itself, gated.
         permute_params: With False only ``u`` is walked in its order; step ``t`` takes ``delta``, ``B`` and ``C`` of
             token ``t``, as in PlainMamba's published code.
-        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+        backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``u``'s dtype: ``(batch, d_inner, length)``, or with ``merge="none"``
@@ -102,11 +102,12 @@ def multi_scan(
     if not (type(delta_softplus) is type(return_last_state) is type(permute_params) is bool):
         are_bools(delta_softplus=delta_softplus, return_last_state=return_last_state, permute_params=permute_params)
     add = merge == "sum"
-    if _backends.choose(backend, tensors) == "reference":
+    backend = _backends.choose(backend, tensors)
+    if backend == "reference":
         if is_plain_eager((orders,)) and not orders.is_meta:  # where the values are known
-            orders = permutations(orders)
+            orders = permutations(orders, u.device)
         out, last_state = reference.multi_scan(tensors, orders, delta_softplus, add, permute_params)
         return (out, last_state) if return_last_state else out
 
-    out, last_state = _scan((*tensors, orders), (delta_softplus, add, permute_params), return_last_state)
+    out, last_state = _scan((*tensors, orders), (backend, delta_softplus, add, permute_params), return_last_state)
     return (out, last_state) if return_last_state else out

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from transmamba_kernels.checks import are_float_tensors, has_shape
+from transmamba_kernels.index_copies import IndexCopies
 from transmamba_kernels.selective_scan.arguments import MAY_BE_COMPLEX, NAMES
-
-_checked = WeakTensorKeyDictionary()
 
 
 def check(tensors: Sequence[Any], orders: Any) -> None:
@@ -56,28 +54,6 @@ def check(tensors: Sequence[Any], orders: Any) -> None:
         _is_shared_or_own("delta_bias", delta_bias, (d_inner,), "d_inner", K)
     if initial_state is not None:
         _is_shared_or_own("initial_state", initial_state, (batch, d_inner, d_state), "d_inner, d_state", K)
-
-
-def permutations(orders: Tensor) -> Tensor:
-    """``orders`` as a contiguous int32 tensor of its own, after a check of every row.
-
-    What a kernel indexes with must stay what was checked, so it is a copy that nobody else holds. It is kept for as
-    long as ``orders`` lives unchanged; only what is written past torch, through numpy for example, goes unnoticed, and
-    then the copy's order is walked.
-
-    Raises:
-        ValueError: A row is no permutation of ``range(length)``; the message says which and why.
-    """
-    # The counter also sees writes through views; what an inference tensor has none of is checked each time.
-    state = None if orders.is_inference() else (orders._version, orders.data_ptr(), orders.shape, orders.stride())
-    found = _checked.get(orders)
-    if state is not None and found is not None and found[0] == state:
-        return found[1]
-    copy = orders.detach().to(torch.int32, copy=True, memory_format=torch.contiguous_format)
-    _check_rows(copy)
-    if state is not None:
-        _checked[orders] = state, copy
-    return copy
 
 
 def directions(tensors: Sequence[Any], K: int) -> list[tuple[Any, ...]]:
@@ -144,6 +120,7 @@ def _check_coefficients(name: str, M: Tensor, batch: int, K: int, d_inner: int, 
 
 
 def _check_rows(orders: Tensor) -> None:
+    """Raise unless every row is a permutation of ``range(length)``; the message says which is not and why."""
     length = orders.shape[1]
     steps = torch.arange(length, device=orders.device)
     if bool((orders.sort(dim=-1).values == steps).all()):
@@ -159,3 +136,6 @@ def _check_rows(orders: Tensor) -> None:
             if why is not None:
                 raise ValueError(f"orders must hold a permutation of range({length}) in every row, but row {k} {why}")
             visited[token] = t
+
+
+permutations = IndexCopies(_check_rows)  # called with (orders, device)

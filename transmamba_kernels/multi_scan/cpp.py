@@ -1,4 +1,4 @@
-"""Multi-scan on the compiled CPU kernels: its tensors split into directions, their gradients put together."""
+"""Directions that the compiled CPU kernel runs as one: decays, half of the work, are computed once."""
 
 from __future__ import annotations
 
@@ -8,66 +8,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transmamba_kernels.multi_scan.arguments import directions, permutations
-from transmamba_kernels.multi_scan.directions import PER_TOKEN, Gradients, Z, allocate, scan
+from transmamba_kernels import native
 
-SCAN = 9  # tensors of the op, the orders behind them
-AXES = (1, 1, 0, 1, 1, 0, 0, 1)  # where the tensors of a direction have their axis K
-
-
-def allocate_forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
-    *tensors, orders, _softplus, merge, permute, with_state, for_backward = arguments
-    return allocate(directions(tensors, orders.shape[0]), permute, merge, with_state, for_backward)
+PARAMETERS = 7  # of the tensors of a direction, (u, delta, A, B, C, D, delta_bias, initial_state)
+_GATE = 6  # where the kernels take z
 
 
-def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Run the scans; shapes as in the public function, arguments as in the operator's schema."""
-    *tensors, orders, softplus, merge, permute, with_state, for_backward = arguments
-    each = directions(tensors, orders.shape[0])
-    return scan(each, tensors[Z], permutations(orders), softplus, permute, merge, with_state, for_backward)
+def takes(directions: Sequence[Sequence[Any]], permute: bool) -> bool:
+    """Whether the kernel runs these: short, and the same in everything but their order and initial state."""
+    first = directions[0][:PARAMETERS]
+    shared = all(t is f for other in directions[1:] for t, f in zip(other[:PARAMETERS], first, strict=True))
+    return shared and permute and first[0].shape[-1] <= native.load().whole_sequence
 
 
-def allocate_backward(*arguments) -> tuple[Tensor | None, ...]:
-    """Gradients in the order of the operator's tensors, but for the orders; None where not needed."""
-    *tensors, orders, _softplus, _merge, permute, _checkpoints, _dout, _dlast_state, needed = arguments
-    return _Stacked(tensors, orders.shape[0], permute, needed).finished()
+def scan_forward(directions: Sequence[Sequence[Any]], z: Tensor | None, orders, softplus, out, last_state) -> None:
+    """Fill the outputs; ``orders`` ``(K, length)`` of int32."""
+    native.load().multi_scan_forward(
+        *_inputs(directions, z), orders, softplus, torch.get_num_threads(), out, last_state
+    )
 
 
-def backward(*arguments) -> tuple[Tensor | None, ...]:
-    """Gradients in the order of the operator's tensors, but for the orders; None where not needed."""
-    *tensors, orders, softplus, _merge, permute, checkpoints, dout, dlast_state, needed = arguments
-    stacked = _Stacked(tensors, orders.shape[0], permute, needed)
-    stacked.gradients.fill(permutations(orders), softplus, checkpoints, dout, dlast_state)
-    return stacked.finished()
+def scan_backward(
+    directions: Sequence[Sequence[Any]], z: Tensor | None, orders, softplus, dout, dlast_state, gradients, dz, dstates
+) -> None:
+    """Fill the gradients that are given.
+
+    Args:
+        gradients: Of what the directions share, in the order of a direction's tensors.
+        dstates: Of the initial states, ``(batch, K, d_inner, d_state)``.
+    """
+    native.load().multi_scan_backward(
+        *_inputs(directions, z), orders, softplus, torch.get_num_threads(), dout, dlast_state,
+        *gradients[:_GATE], dz, *gradients[_GATE:], dstates,
+    )  # fmt: skip
 
 
-class _Stacked:
-    """The gradients of the directions, and with an axis K those of the op."""
+def _inputs(directions: Sequence[Sequence[Any]], z: Tensor | None) -> tuple[Tensor | None, ...]:
+    first = directions[0]
+    return (*first[:_GATE], z, *first[_GATE:PARAMETERS], _initial_states([d[PARAMETERS] for d in directions]))
 
-    def __init__(self, tensors: Sequence[Any], count: int, permute: bool, needed: Sequence[bool]):
-        self.tensors = (*tensors[:Z], *tensors[Z + 1 :])
-        each = directions(tensors, count)
-        wanted = [*needed[:Z], *needed[Z + 1 : SCAN]]
-        self.gradients = Gradients(each, tensors[Z], permute, [wanted] * count, needed[Z])
-        self.whole: list[Tensor | None] = [None] * PER_TOKEN
-        for i in range(PER_TOKEN):  # written in place: these are as large as the input
-            if wanted[i] and count > 1 and each[0][i] is not each[1][i]:
-                self.whole[i] = whole = torch.empty_like(self.tensors[i])
-                for row, view in zip(self.gradients.filled, whole.unbind(1), strict=True):
-                    row[i] = view
 
-    def finished(self) -> tuple[Tensor | None, ...]:
-        """In the order of the operator's tensors."""
-        rows = self.gradients.finish()
-        results = [self._together(i, [row[i] for row in rows]) for i in range(len(self.tensors))]
-        return (*results[:Z], self.gradients.dz, *results[Z:])
-
-    def _together(self, i: int, gradients: Sequence[Tensor | None]) -> Tensor | None:
-        if i < PER_TOKEN and self.whole[i] is not None:
-            return self.whole[i]
-        found = [gradient for gradient in gradients if gradient is not None]
-        if not found:
-            return None
-        shape = self.tensors[i].shape
-        return found[0].reshape(shape) if len(found) == 1 else torch.stack(found, dim=AXES[i])
+def _initial_states(states: Sequence[Tensor | None]) -> Tensor | None:
+    """``(batch, K, d_inner, d_state)``."""
+    first = states[0]
+    if first is None:
+        return None
+    if all(state is first for state in states):
+        return first.unsqueeze(1).expand(-1, len(states), -1, -1)
+    return torch.stack([state for state in states if state is not None], dim=1)

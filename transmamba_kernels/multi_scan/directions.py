@@ -1,42 +1,39 @@
-"""Scans over the same tokens on the compiled CPU kernels: allocate the outputs, fill them.
+"""Scans over the same tokens on any backend: allocate the outputs, have its kernels fill them.
 
-Directions that differ in nothing but their order run in one kernel, which computes their decays once. All others are a
-selective scan each, in its order, that adds to the one before; the last one gates the sum.
+A backend may have a kernel that runs some directions at once. All others are a selective scan each, in its order, that
+adds to the one before; the last one gates the sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from transmamba_kernels import native
-from transmamba_kernels.selective_scan.cpp import (
-    TILE,
-    allocate_gradients,
-    compute_dtype,
-    count_groups,
-    finish,
-    tiles_of,
-)
+from transmamba_kernels.multi_scan import cpp
+from transmamba_kernels.selective_scan.gradients import allocate as allocate_gradients
+from transmamba_kernels.selective_scan.gradients import finish
+from transmamba_kernels.selective_scan.passes import kernels
+from transmamba_kernels.selective_scan.sizes import compute_dtype
 
 Z = 6  # of the tensors of a selective scan, the one that all directions share
 STATE = 7  # of the tensors of a direction, those of a selective scan without z
 PER_TOKEN = 2  # its first tensors, u and delta: gradients that directions share are added up in the kernel
 Direction = tuple[Any, ...]
+_AS_ONE = {"cpp": cpp}  # backends with kernels that run several directions at once
 
 
-def run_as_one(directions: Sequence[Direction], permute: bool) -> bool:
-    """Whether one kernel takes them: short, and the same in everything but their order and initial state."""
-    first = directions[0][:STATE]
-    shared = all(t is f for other in directions[1:] for t, f in zip(other[:STATE], first, strict=True))
-    return shared and permute and first[0].shape[-1] <= native.load().whole_sequence
+def run_as_one(backend: str, directions: Sequence[Direction], permute: bool) -> ModuleType | None:
+    """The module with the kernel that takes all directions at once, if there is one for these."""
+    module = _AS_ONE.get(backend)
+    return module if module is not None and module.takes(directions, permute) else None
 
 
 def allocate(
-    directions: Sequence[Direction], permute: bool, merge: bool, with_state: bool, for_backward: bool
+    backend: str, directions: Sequence[Direction], permute: bool, merge: bool, with_state: bool, for_backward: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
     u, _, A = directions[0][:3]
@@ -50,14 +47,14 @@ def allocate(
         out = u.new_empty((batch, count, d_inner, length))
     last_state = u.new_empty((batch, count, d_inner, d_state), dtype=real) if with_state else None
     checkpoints = None
-    if for_backward and not run_as_one(directions, permute):
-        tiles = max(tiles_of(d_inner, count_groups(direction[3], direction[4])) for direction in directions)
-        chunks = -(-length // native.load().scan_checkpoint)
-        checkpoints = u.new_empty((count, batch, chunks, tiles * d_state * TILE), dtype=real)
+    if for_backward and run_as_one(backend, directions, permute) is None:
+        shapes = [kernels(backend).checkpoint_shape(d[0], d[2], d[3], d[4], None) for d in directions]
+        checkpoints = u.new_empty((count, *max(shapes)), dtype=real)  # they differ by the number of groups, if at all
     return out, last_state, checkpoints
 
 
 def scan(
+    backend: str,
     directions: Sequence[Direction],
     z: Tensor | None,
     orders: Tensor,
@@ -67,53 +64,40 @@ def scan(
     with_state: bool,
     for_backward: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Run the scans; ``orders`` are int32 and contiguous."""
-    outputs = allocate(directions, permute, merge, with_state, for_backward)
+    """Run the scans; ``orders`` are int32, contiguous, on the device of the tensors."""
+    outputs = allocate(backend, directions, permute, merge, with_state, for_backward)
     out, last_state, checkpoints = outputs
-    threads = torch.get_num_threads()
-    if run_as_one(directions, permute):
-        first = directions[0][:STATE]
-        native.load().multi_scan_forward(
-            *first[:Z], z, first[Z], _initial_states(directions), orders, softplus, threads, out, last_state
-        )
+    as_one = run_as_one(backend, directions, permute)
+    if as_one is not None:
+        as_one.scan_forward(directions, z, orders, softplus, out, last_state)
         return outputs
     # Not gated and not rounded between the directions; where it has the right type the result's memory serves.
     real, last = compute_dtype(out), len(directions) - 1
     y = out if out.dtype == real or not merge else torch.empty_like(out, dtype=real)
     for k, (direction, order) in enumerate(zip(directions, orders.unbind(0), strict=True)):
         whole = not merge or k == last
-        native.load().selective_scan_forward(
+        kernels(backend).scan_forward(
             *direction[:Z],
             z if whole else None,
             *direction[Z:],
             None,
             softplus,
             False,
-            threads,
             out[:, k] if not merge else out if whole else y,
             None if last_state is None else last_state[:, k],
             None if checkpoints is None else checkpoints[k],
-            y if merge and k else None,
-            order,
-            permute,
+            addend=y if merge and k else None,
+            order=order,
+            permute=permute,
         )
     return outputs
-
-
-def _initial_states(directions: Sequence[Direction]) -> Tensor | None:
-    """``(batch, K, d_inner, d_state)``."""
-    states = [direction[STATE] for direction in directions]
-    if states[0] is None:
-        return None
-    if all(state is states[0] for state in states):
-        return states[0].unsqueeze(1).expand(-1, len(states), -1, -1)
-    return torch.stack(states, dim=1)
 
 
 class Gradients:
     """The gradients of all directions: what the kernel fills, and then what the inputs get.
 
     Args:
+        backend: The one whose kernels fill them.
         directions: Tensors of each; one that several share is the same object in all of them.
         z: The gate or None.
         permute: Whether the parameters are walked over in the orders too.
@@ -123,14 +107,15 @@ class Gradients:
 
     def __init__(
         self,
+        backend: str,
         directions: Sequence[Direction],
         z: Tensor | None,
         permute: bool,
         needed: Sequence[Sequence[bool]],
         need_z: bool,
     ):
-        self.directions, self.z, self.permute = directions, z, permute
-        self.as_one = run_as_one(directions, permute)
+        self.backend, self.directions, self.z, self.permute = backend, directions, z, permute
+        self.as_one = run_as_one(backend, directions, permute)
         self.filled: list[list[Tensor | None]] = []
         for k, tensors in enumerate(directions):
             wanted = [n and not self._is_in_the_first(k, i) for i, n in enumerate(needed[k])]
@@ -144,7 +129,7 @@ class Gradients:
                     row[i] = self._sum_of(tensors[i])
         self.sum_of_dz = self._sum_of(z) if need_z and z is not None else None
         self.states: Tensor | None = None
-        if self.as_one and any(row[STATE] is not None for row in self.filled):
+        if self.as_one is not None and any(row[STATE] is not None for row in self.filled):
             batch, d_inner, d_state = directions[0][STATE].shape
             shape = (batch, len(directions), d_inner, d_state)
             self.states = directions[0][0].new_empty(shape, dtype=compute_dtype(directions[0][0]))
@@ -153,7 +138,7 @@ class Gradients:
 
     def _sum_of(self, tensor: Tensor) -> Tensor:
         """Memory for a gradient that scans add to one after the other: not rounded in between."""
-        alone = self.as_one or len(self.directions) == 1
+        alone = self.as_one is not None or len(self.directions) == 1
         return torch.empty_like(tensor, dtype=tensor.dtype if alone else compute_dtype(tensor))
 
     @property
@@ -164,52 +149,37 @@ class Gradients:
     def _is_in_the_first(self, direction: int, i: int) -> bool:
         """Whether the kernel adds this gradient to the first direction's."""
         same = direction > 0 and self.directions[direction][i] is self.directions[0][i]
-        return same and (i < PER_TOKEN or (self.as_one and i < STATE))
+        return same and (i < PER_TOKEN or (self.as_one is not None and i < STATE))
 
     def fill(self, orders: Tensor, softplus: bool, checkpoints: Tensor | None, dout: Tensor, dlast_state) -> None:
         """Run the kernels."""
-        threads = torch.get_num_threads()
-        if self.as_one:
-            first, filled = self.directions[0][:STATE], self.filled[0][:STATE]
-            native.load().multi_scan_backward(
-                *first[:Z],
-                self.z,
-                first[Z],
-                _initial_states(self.directions),
-                orders,
-                softplus,
-                threads,
-                dout,
-                dlast_state,
-                *filled[:Z],
-                self.sum_of_dz,
-                filled[Z],
-                self.states,
+        if self.as_one is not None:
+            filled = self.filled[0][:STATE]
+            self.as_one.scan_backward(
+                self.directions, self.z, orders, softplus, dout, dlast_state, filled, self.sum_of_dz, self.states
             )
             return
         assert checkpoints is not None
         for k, (direction, order) in enumerate(zip(self.directions, orders.unbind(0), strict=True)):
-            add_u, add_delta = (self._is_in_the_first(k, i) for i in range(PER_TOKEN))
             filled = self.filled[k]
-            native.load().selective_scan_backward(
+            kernels(self.backend).scan_backward(
                 *direction[:Z],
                 self.z,
                 *direction[Z:],
                 None,
                 softplus,
                 False,
-                threads,
                 checkpoints[k],
                 dout if dout.dim() == 3 else dout[:, k],
                 None if dlast_state is None else dlast_state[:, k],
                 *filled[:Z],
                 self.sum_of_dz,
                 *filled[Z:],
-                add_u,
-                add_delta,
-                k > 0,
-                order,
-                self.permute,
+                add_u=self._is_in_the_first(k, 0),
+                add_delta=self._is_in_the_first(k, 1),
+                add_z=k > 0,
+                order=order,
+                permute=self.permute,
             )
 
     def finish(self) -> list[list[Tensor | None]]:

@@ -5,36 +5,36 @@ from __future__ import annotations
 from torch import Tensor
 
 from transmamba_kernels.autograd import Differentiable, Pass
-from transmamba_kernels.backends import REFERENCE, Backend, Backends
+from transmamba_kernels.backends import Backends
 from transmamba_kernels.checks import are_bools
 from transmamba_kernels.library import register
-from transmamba_kernels.selective_scan import cpp, reference
-from transmamba_kernels.selective_scan.arguments import NAMES, check, cpp_refuses
+from transmamba_kernels.selective_scan import passes, reference
+from transmamba_kernels.selective_scan.arguments import NAMES, check, refuses
 
 _INPUTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
-    "Tensor? initial_state, Tensor? cu_seqlens, bool delta_softplus, bool reverse"
+    "Tensor? initial_state, Tensor? cu_seqlens, str backend, bool delta_softplus, bool reverse"
 )
 
 
-_backends = Backends("selective_scan", NAMES, Backend("cpp", cpp_refuses), REFERENCE)
+_backends = Backends("selective_scan", NAMES, refuses)
 
 _forward = register(
     f"selective_scan({_INPUTS}, bool with_state, bool for_backward) "
     "-> (Tensor out, Tensor last_state, Tensor checkpoints)",
-    kernel=cpp.forward,
-    fake=cpp.allocate_forward,
+    kernel=passes.forward,
+    fake=passes.allocate_forward,
 )
 _backward = register(
     f"selective_scan_backward({_INPUTS}, Tensor checkpoints, Tensor dout, Tensor? dlast_state, bool[] needed) "
     "-> (Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC, Tensor dD, Tensor dz, Tensor ddelta_bias, "
     "Tensor dinitial_state)",
-    kernel=cpp.backward,
-    fake=cpp.allocate_backward,
+    kernel=passes.backward,
+    fake=passes.allocate_backward,
 )
 
 
-_scan = Differentiable(Pass(cpp.forward, _forward), Pass(cpp.backward, _backward))
+_scan = Differentiable(Pass(passes.forward, _forward), Pass(passes.backward, _backward))
 
 
 def selective_scan(
@@ -82,10 +82,11 @@ def selective_scan(
         return_last_state: Also return the state after the last step.
         reverse: Scan from the last token to the first: ``initial_state`` enters at the last token and the returned
             state is the one after the first.
-        cu_seqlens: Offsets of sequences packed in one row, ``(sequences + 1,)`` in int32 or int64 on the CPU: 0, where
-            each next sequence starts, and the length. ``batch`` is then 1, and every sequence is scanned on its own;
-            equal neighbours are an empty one, whose state stays what it was.
-        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+        cu_seqlens: Offsets of sequences packed in one row, ``(sequences + 1,)`` of int32 or int64, on the CPU or where
+            the input is: 0, where each next sequence starts, and the length. Checked when they are new or changed.
+            ``batch`` is then 1, and every sequence is scanned on its own; equal neighbours are an empty
+            one, whose state stays what it was.
+        backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``u``'s shape and dtype, or ``(out, last_state)`` with ``last_state``
@@ -99,9 +100,10 @@ def selective_scan(
     check(tensors, cu_seqlens=cu_seqlens)
     if not (type(delta_softplus) is type(reverse) is type(return_last_state) is bool):
         are_bools(delta_softplus=delta_softplus, reverse=reverse, return_last_state=return_last_state)
-    if _backends.choose(backend, tensors) == "reference":
+    backend = _backends.choose(backend, tensors)
+    if backend == "reference":
         out, last_state = reference.selective_scan(*tensors, delta_softplus, reverse, cu_seqlens)
         return (out, last_state) if return_last_state else out
 
-    out, last_state = _scan((*tensors, cu_seqlens), (delta_softplus, reverse), return_last_state)
+    out, last_state = _scan((*tensors, cu_seqlens), (backend, delta_softplus, reverse), return_last_state)
     return (out, last_state) if return_last_state else out

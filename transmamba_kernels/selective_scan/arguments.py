@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from transmamba_kernels.backends import CPP
 from transmamba_kernels.checks import are_float_tensors, count_sequences, has_shape
 
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
@@ -50,13 +49,13 @@ def check(tensors: Sequence[Any], names: Sequence[str] = NAMES, cu_seqlens: Any 
         has_shape(names[7], delta_bias, (batch, d_inner), f"(d_inner,) = ({d_inner},) or (batch, d_inner)")
     entries, per = batch, "batch"
     if cu_seqlens is not None:
-        entries, per = count_sequences(cu_seqlens, batch), "sequences"
+        entries, per = count_sequences(cu_seqlens, batch, u.device), "sequences"
     if initial_state is not None and initial_state.shape != (entries, d_inner, d_state):
         has_shape(names[8], initial_state, (entries, d_inner, d_state), f"({per}, d_inner, d_state)")
 
 
-def cpp_refuses(names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:
-    """Why the compiled scan does not serve these tensors, or None; ``u`` comes first."""
+def refuses(names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:
+    """Why no compiled scan serves these tensors, or None; ``u`` comes first."""
     u = tensors[0]
     assert u is not None
     for name, tensor in zip(names, tensors, strict=True):
@@ -64,7 +63,7 @@ def cpp_refuses(names: Sequence[str], tensors: Sequence[Tensor | None]) -> str |
             return f"takes real tensors, and {name} is complex"
     if u.numel() == 0:
         return "takes no empty input"
-    return CPP.refuses(names, tensors)
+    return None
 
 
 def _check_coefficients(name: str, M: Tensor, batch: int, d_inner: int, d_state: int, length: int) -> None:

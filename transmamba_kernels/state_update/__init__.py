@@ -5,28 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from transmamba_kernels.backends import CPP, REFERENCE, Backend, Backends
+from transmamba_kernels.backends import Backends
 from transmamba_kernels.checks import are_bools, are_float_tensors, has_shape
 from transmamba_kernels.decoding import check_integers, check_state_memory, refuse_gradients, state_rows
 from transmamba_kernels.library import is_plain_eager, register
-from transmamba_kernels.state_update import cpp, reference
+from transmamba_kernels.state_update import reference
 
 _NAMES = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
 
 
-def _cpp_refuses(names, tensors) -> str | None:
-    if tensors[0].numel() == 0 or tensors[1].numel() == 0:
-        return "takes no empty input"
-    return CPP.refuses(names, tensors)
+def _refuses(names, tensors) -> str | None:
+    return "takes no empty input" if tensors[0].numel() == 0 or tensors[1].numel() == 0 else None
 
 
-_backends = Backends("state_update", _NAMES, Backend("cpp", _cpp_refuses), REFERENCE)
+_backends = Backends("state_update", _NAMES, _refuses)
+_run = _backends.run("update", behind=10)
 
 _update = register(
     "state_update(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-    "Tensor? dt_bias, Tensor? state_batch_indices, bool dt_softplus) -> Tensor",
-    kernel=cpp.update,
-    fake=cpp.allocate,
+    "Tensor? dt_bias, Tensor? state_batch_indices, str backend, bool dt_softplus) -> Tensor",
+    kernel=_run,
+    fake=_backends.run("allocate", behind=10),
 )
 
 
@@ -69,7 +68,7 @@ def state_update(
         dt_softplus: Apply softplus to ``dt + dt_bias``.
         state_batch_indices: Row of ``state`` that each batch entry updates, ``(batch,)`` of int32 or int64, each at
             most once; ``state`` may then have any number of rows, and the others are left as they are.
-        backend: ``"cpp"``, ``"reference"``, or None for the first that serves these tensors.
+        backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:
         ``out`` of ``x``'s shape and dtype, computed before the state is rounded to its own dtype.
@@ -84,12 +83,13 @@ def state_update(
     if type(dt_softplus) is not bool:
         are_bools(dt_softplus=dt_softplus)
     refuse_gradients("state_update", "selective_scan", tensors)
-    if _backends.choose(backend, tensors) == "reference":
+    backend = _backends.choose(backend, tensors)
+    if backend == "reference":
         if not torch.compiler.is_compiling():
             state_rows("state_batch_indices", state_batch_indices, state.shape[0])
         return reference.state_update(*tensors, state_batch_indices, dt_softplus)
-    update = cpp.update if is_plain_eager(tensors) else _update
-    return update(*tensors, state_batch_indices, dt_softplus)
+    update = _run if is_plain_eager(tensors) else _update
+    return update(*tensors, state_batch_indices, backend, dt_softplus)
 
 
 def _check(tensors, state_batch_indices) -> None:

@@ -28,10 +28,10 @@ def test_opcheck(own, merge):
     inputs = make_inputs(2, 6, 9, 3, own=own)
     tensors = tuple(inputs.get(name) for name in NAMES)
     ops = torch.ops.transmamba
-    torch.library.opcheck(ops.bidirectional_scan.default, (*tensors, True, merge, True, True))
-    out, last_state, checkpoints = ops.bidirectional_scan(*tensors, True, merge, True, True)
+    torch.library.opcheck(ops.bidirectional_scan.default, (*tensors, "cpp", True, merge, True, True))
+    out, last_state, checkpoints = ops.bidirectional_scan(*tensors, "cpp", True, merge, True, True)
     upstream = torch.randn_like(out), torch.randn_like(last_state)
-    arguments = (*tensors, True, merge, checkpoints, *upstream, [t is not None for t in tensors])
+    arguments = (*tensors, "cpp", True, merge, checkpoints, *upstream, [t is not None for t in tensors])
     torch.library.opcheck(ops.bidirectional_scan_backward.default, arguments)
 
 
@@ -81,7 +81,11 @@ def test_one_upstream_gradient():
         ({"z": torch.zeros(2, 70, 20)}, ValueError, "z must have shape"),
         ({"merge": "mean"}, ValueError, "merge must be 'sum' or 'none', got 'mean'"),
         ({"delta_softplus": 1}, TypeError, "delta_softplus must be True or False, got 1"),
-        ({"backend": "cudnn"}, ValueError, "backend must be one of 'cpp', 'reference' or None, got 'cudnn'"),
+        (
+            {"backend": "cudnn"},
+            ValueError,
+            "backend must be one of 'cpp', 'cuda', 'triton', 'reference' or None, got 'cudnn'",
+        ),
     ],
 )
 def test_bad_arguments(change, error, message):

@@ -25,7 +25,11 @@ from transmamba_kernels import causal_conv1d
         ({"activation": True}, ValueError, "activation must be None or 'silu', got True"),
         ({"reverse": None}, TypeError, "reverse must be True or False"),
         ({"return_final_state": 1}, TypeError, "return_final_state must be True or False, got 1"),
-        ({"backend": "cudnn"}, ValueError, "backend must be one of 'cpp', 'reference' or None, got 'cudnn'"),
+        (
+            {"backend": "cudnn"},
+            ValueError,
+            "backend must be one of 'cpp', 'cuda', 'triton', 'reference' or None, got 'cudnn'",
+        ),
     ],
 )
 def test_bad_arguments(change, error, message):
@@ -42,7 +46,11 @@ def test_bad_arguments(change, error, message):
         (torch.tensor([False, True]), TypeError, "cu_seqlens must be int32 or int64, got bool"),
         (torch.tensor([[0, 70]]), ValueError, r"cu_seqlens must have shape \(sequences \+ 1,\).* got \(1, 2\)"),
         (torch.tensor([0]), ValueError, r"cu_seqlens must have shape .* got \(1,\)"),
-        (torch.zeros(2, dtype=torch.int32, device="meta"), ValueError, "cu_seqlens must be on the CPU, got meta"),
+        (
+            torch.zeros(2, dtype=torch.int32, device="meta"),
+            ValueError,
+            "cu_seqlens must be on .* got meta",
+        ),
         (torch.tensor([1, 30, 70]), ValueError, "cu_seqlens must start at 0, got 1"),
         (torch.tensor([0, 50, 30, 70]), ValueError, "cu_seqlens must not decrease, got 30 after 50"),
         (torch.tensor([0, 90, 70]), ValueError, "cu_seqlens must not decrease, got 70 after 90"),

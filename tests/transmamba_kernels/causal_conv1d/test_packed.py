@@ -184,11 +184,11 @@ def test_opcheck(options):
     options, activation, reverse = split(options)
     silu, tensors = activation is not None, (*make_packed(SHORT, 6, **options).values(), offsets(SHORT))
     ops = torch.ops.transmamba
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, silu, reverse, True, True))
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, silu, reverse, False, False))
-    out, final_state = ops.causal_conv1d(*tensors, silu, reverse, True, True)
+    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, "cpp", silu, reverse, True, True))
+    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, "cpp", silu, reverse, False, False))
+    out, final_state = ops.causal_conv1d(*tensors, "cpp", silu, reverse, True, True)
     needed = [t is not None for t in tensors]
-    arguments = (*tensors, silu, reverse, torch.randn_like(out), torch.randn_like(final_state), needed)
+    arguments = (*tensors, "cpp", silu, reverse, torch.randn_like(out), torch.randn_like(final_state), needed)
     torch.library.opcheck(ops.causal_conv1d_backward.default, arguments)
 
 

@@ -50,11 +50,11 @@ def test_opcheck(options):
     silu = activation is not None
     tensors = tuple(make_inputs(2, 6, 9, **options).values())
     ops = torch.ops.transmamba
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, None, silu, reverse, True, True))
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, None, silu, reverse, False, False))
-    out, final_state = ops.causal_conv1d(*tensors, None, silu, reverse, True, True)
+    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, None, "cpp", silu, reverse, True, True))
+    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, None, "cpp", silu, reverse, False, False))
+    out, final_state = ops.causal_conv1d(*tensors, None, "cpp", silu, reverse, True, True)
     needed = [t is not None for t in tensors]
-    arguments = (*tensors, None, silu, reverse, torch.randn_like(out), torch.randn_like(final_state), needed)
+    arguments = (*tensors, None, "cpp", silu, reverse, torch.randn_like(out), torch.randn_like(final_state), needed)
     torch.library.opcheck(ops.causal_conv1d_backward.default, arguments)
 
 

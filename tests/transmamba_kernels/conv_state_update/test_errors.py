@@ -28,7 +28,11 @@ def indexed(*values, dtype=torch.int64):
         ({"bias": torch.zeros(1, 20)}, ValueError, "bias must have shape"),
         ({"bias": torch.zeros(20, device="meta")}, ValueError, "bias must be on the device of x, cpu, got meta"),
         ({"activation": "relu"}, ValueError, "activation must be None or 'silu', got 'relu'"),
-        ({"backend": "cuda"}, ValueError, "backend must be one of 'cpp', 'reference' or None, got 'cuda'"),
+        (
+            {"backend": "tpu"},
+            ValueError,
+            "backend must be one of 'cpp', 'cuda', 'triton', 'reference' or None, got 'tpu'",
+        ),
         ({"conv_state": torch.zeros(1, 20, 4).expand(2, 20, 4)}, ValueError, "conv_state is updated in place"),
         ({"cache_seqlens": torch.zeros(2)}, TypeError, "cache_seqlens must be an int32 .* got float32"),
         ({"cache_seqlens": torch.zeros(3, dtype=torch.int32)}, ValueError, "cache_seqlens must have shape"),

@@ -17,7 +17,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES)
 def test_opcheck(case):
-    torch.library.opcheck(torch.ops.transmamba.conv_state_update.default, (*case().values(), True))
+    torch.library.opcheck(torch.ops.transmamba.conv_state_update.default, (*case().values(), "cpp", True))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

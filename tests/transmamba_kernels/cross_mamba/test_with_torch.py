@@ -67,7 +67,11 @@ def test_compile(of_last_state, dynamic):
         ({"of_last_state": True, "D": None, "z": torch.zeros(2, 20, 3)}, ValueError, "z must have shape"),
         ({"of_last_state": True, "D": None, "C_text": torch.zeros(2, 6, 3)}, ValueError, "C_text must have shape"),
         ({"bidirectional": 1}, TypeError, "bidirectional must be True or False, got 1"),
-        ({"backend": "cudnn"}, ValueError, "backend must be one of 'cpp', 'reference' or None, got 'cudnn'"),
+        (
+            {"backend": "cudnn"},
+            ValueError,
+            "backend must be one of 'cpp', 'cuda', 'triton', 'reference' or None, got 'cudnn'",
+        ),
     ],
 )
 def test_bad_arguments(change, error, message):

@@ -11,6 +11,7 @@ from transmamba_kernels import multi_scan, scan_orders
 from transmamba_kernels.multi_scan import arguments
 
 BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+CPU = torch.device("cpu")
 WITH_STATE = {"delta_softplus": True, "return_last_state": True}
 
 
@@ -35,7 +36,7 @@ def test_gradcheck(own, permute_params, merge, backend):
 def test_opcheck(own, merge):
     inputs = make_inputs(2, 6, (3, 3), 3, own=own)
     orders = inputs.pop("orders")
-    tensors, options, ops = (*inputs.values(), orders), (True, merge, True), torch.ops.transmamba
+    tensors, options, ops = (*inputs.values(), orders), ("cpp", True, merge, True), torch.ops.transmamba
     torch.library.opcheck(ops.multi_scan.default, (*tensors, *options, True, True))
     out, last_state, checkpoints = ops.multi_scan(*tensors, *options, True, True)
     upstream = torch.randn_like(out), torch.randn_like(last_state)
@@ -187,7 +188,7 @@ def test_a_row_that_is_no_permutation(place, token, why, backend):
 def checks(monkeypatch):
     """How often the rows of orders were looked at, as the length of a list."""
     seen, check_rows = [], arguments._check_rows
-    monkeypatch.setattr(arguments, "_check_rows", lambda orders: (seen.append(1), check_rows(orders)))
+    monkeypatch.setattr(arguments.permutations, "_check", lambda orders: (seen.append(1), check_rows(orders)))
     return seen
 
 
@@ -204,26 +205,26 @@ def test_orders_are_checked_once(checks, backend):
 
 def test_changed_orders_are_checked_again(checks):
     orders = scan_orders.cross_scan(2, 3)
-    assert torch.equal(arguments.permutations(orders), orders)
+    assert torch.equal(arguments.permutations(orders, CPU), orders)
     orders[0] = orders[0].flip(0)
-    assert torch.equal(arguments.permutations(orders), orders)
+    assert torch.equal(arguments.permutations(orders, CPU), orders)
     orders.view(-1)[6:12].copy_(orders[0])  # through a view
-    assert torch.equal(arguments.permutations(orders), orders)
+    assert torch.equal(arguments.permutations(orders, CPU), orders)
     orders.data = scan_orders.plain_mamba(2, 3)
-    assert torch.equal(arguments.permutations(orders), orders)
+    assert torch.equal(arguments.permutations(orders, CPU), orders)
     assert len(checks) == 4
     orders[3, 5] = 6
     with pytest.raises(ValueError, match="row 3"):
-        arguments.permutations(orders)
+        arguments.permutations(orders, CPU)
     with pytest.raises(ValueError, match="row 3"):  # what failed is not remembered as checked
-        arguments.permutations(orders)
+        arguments.permutations(orders, CPU)
 
 
 def test_what_is_walked_is_what_was_checked():
     orders = scan_orders.cross_scan(2, 3)
-    walked = arguments.permutations(orders)
+    walked = arguments.permutations(orders, CPU)
     orders.numpy()[0, 0] = 1 << 40  # past torch: no version counter sees it
-    assert arguments.permutations(orders) is walked
+    assert arguments.permutations(orders, CPU) is walked
     assert torch.equal(walked, scan_orders.cross_scan(2, 3))
 
 
@@ -231,21 +232,21 @@ def test_orders_made_in_inference_mode(checks):
     with torch.inference_mode():
         orders = scan_orders.cross_scan(2, 3)
         for _ in range(2):
-            arguments.permutations(orders)
+            arguments.permutations(orders, CPU)
         assert len(checks) == 2
         orders[0, 0] = 1
     with pytest.raises(ValueError, match="row 0"):
-        arguments.permutations(orders)
+        arguments.permutations(orders, CPU)
 
 
 def test_orders_are_not_kept_alive():
-    before = len(arguments._checked)
+    before = len(arguments.permutations._kept)
     orders = scan_orders.cross_scan(2, 3)
-    arguments.permutations(orders)
-    assert len(arguments._checked) == before + 1
+    arguments.permutations(orders, CPU)
+    assert len(arguments.permutations._kept) == before + 1
     del orders
     gc.collect()
-    assert len(arguments._checked) == before
+    assert len(arguments.permutations._kept) == before
 
 
 def test_a_shared_tensor_is_one_object_in_all_directions():

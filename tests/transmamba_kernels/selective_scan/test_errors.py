@@ -36,7 +36,11 @@ from transmamba_kernels import selective_scan
         ({"delta_softplus": 1}, TypeError, "delta_softplus must be True or False, got 1"),
         ({"reverse": None}, TypeError, "reverse must be True or False"),
         ({"return_last_state": "yes"}, TypeError, "return_last_state must be True or False"),
-        ({"backend": "cudnn"}, ValueError, "backend must be one of 'cpp', 'reference' or None, got 'cudnn'"),
+        (
+            {"backend": "cudnn"},
+            ValueError,
+            "backend must be one of 'cpp', 'cuda', 'triton', 'reference' or None, got 'cudnn'",
+        ),
     ],
 )
 def test_bad_arguments(change, error, message):
@@ -52,7 +56,11 @@ def test_bad_arguments(change, error, message):
         (torch.tensor([0.0, 70.0]), TypeError, "cu_seqlens must be int32 or int64, got float32"),
         (torch.tensor([[0, 70]]), ValueError, r"cu_seqlens must have shape \(sequences \+ 1,\).* got \(1, 2\)"),
         (torch.tensor([0]), ValueError, r"cu_seqlens must have shape .* got \(1,\)"),
-        (torch.zeros(2, dtype=torch.int32, device="meta"), ValueError, "cu_seqlens must be on the CPU, got meta"),
+        (
+            torch.zeros(2, dtype=torch.int32, device="meta"),
+            ValueError,
+            "cu_seqlens must be on .* got meta",
+        ),
         (torch.tensor([1, 30, 70]), ValueError, "cu_seqlens must start at 0, got 1"),
         (torch.tensor([0, 50, 30, 70]), ValueError, "cu_seqlens must not decrease, got 30 after 50"),
         (torch.tensor([0, 30, 69]), ValueError, "cu_seqlens must end at the length 70, got 69"),

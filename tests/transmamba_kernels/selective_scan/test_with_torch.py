@@ -43,10 +43,19 @@ def test_opcheck(options):
     reverse = options.pop("reverse", False)
     tensors = (*make_inputs(2, 6, 9, 3, **options).values(), None)
     ops = torch.ops.transmamba
-    torch.library.opcheck(ops.selective_scan.default, (*tensors, True, reverse, True, True))
-    out, last_state, checkpoints = ops.selective_scan(*tensors, True, reverse, True, True)
+    torch.library.opcheck(ops.selective_scan.default, (*tensors, "cpp", True, reverse, True, True))
+    out, last_state, checkpoints = ops.selective_scan(*tensors, "cpp", True, reverse, True, True)
     needed = [t is not None for t in tensors]
-    arguments = (*tensors, True, reverse, checkpoints, torch.randn_like(out), torch.randn_like(last_state), needed)
+    arguments = (
+        *tensors,
+        "cpp",
+        True,
+        reverse,
+        checkpoints,
+        torch.randn_like(out),
+        torch.randn_like(last_state),
+        needed,
+    )
     torch.library.opcheck(ops.selective_scan_backward.default, arguments)
 
 

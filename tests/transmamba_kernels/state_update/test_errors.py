@@ -33,7 +33,11 @@ def indexed(*values, dtype=torch.int64):
         ({"dt_bias": torch.zeros(2, 20)}, ValueError, "dt_bias must have shape"),
         ({"dt_bias": torch.zeros(20, device="meta")}, ValueError, "dt_bias must be on the device of state, cpu"),
         ({"dt_softplus": 1}, TypeError, "dt_softplus must be True or False, got 1"),
-        ({"backend": "cuda"}, ValueError, "backend must be one of 'cpp', 'reference' or None, got 'cuda'"),
+        (
+            {"backend": "tpu"},
+            ValueError,
+            "backend must be one of 'cpp', 'cuda', 'triton', 'reference' or None, got 'tpu'",
+        ),
         ({"state": torch.zeros(1, 20, 16).expand(2, 20, 16)}, ValueError, "state is updated in place.*expanded"),
         (INDICES, ValueError, "state has 4 rows for a batch of 2: state_batch_indices must say"),
         ({**INDICES, "state_batch_indices": [0, 1]}, TypeError, "state_batch_indices must be an int32 .* got list"),

@@ -20,7 +20,7 @@ CASES = [
 def test_opcheck(case):
     inputs = case()
     indices = inputs.pop("state_batch_indices", None)
-    torch.library.opcheck(torch.ops.transmamba.state_update.default, (*inputs.values(), indices, True))
+    torch.library.opcheck(torch.ops.transmamba.state_update.default, (*inputs.values(), indices, "cpp", True))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

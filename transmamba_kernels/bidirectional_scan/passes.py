@@ -1,4 +1,4 @@
-"""Bidirectional scan on the compiled CPU kernels: two directions of a multi_scan, one of them from the end."""
+"""The two passes of a bidirectional scan: two directions of a multi_scan, one of them from the end."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ def split(tensors: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 def allocate_forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """``(out, last_state, checkpoints)``; the latter two are None where they are not asked for."""
-    *tensors, _softplus, merge, with_state, for_backward = arguments
-    return allocate(split(tuple(tensors)), True, merge, with_state, for_backward)
+    *tensors, backend, _softplus, merge, with_state, for_backward = arguments
+    return allocate(backend, split(tuple(tensors)), True, merge, with_state, for_backward)
 
 
 def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run both scans; shapes as in the public function, arguments as in the operator's schema."""
-    *tensors, softplus, merge, with_state, for_backward = arguments
-    orders = _both_ways(tensors[0].shape[2])
+    *tensors, backend, softplus, merge, with_state, for_backward = arguments
+    orders = _both_ways(tensors[0].shape[2], tensors[0].device)
     directions = split(tuple(tensors))
-    return scan(directions, tensors[Z], orders, softplus, True, merge, with_state, for_backward)
+    return scan(backend, directions, tensors[Z], orders, softplus, True, merge, with_state, for_backward)
 
 
 def allocate_backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors; None where not needed."""
-    *tensors, _softplus, _merge, _checkpoints, _dout, _dlast_state, needed = arguments
-    return _joined(_gradients(tuple(tensors), needed))
+    *tensors, backend, _softplus, _merge, _checkpoints, _dout, _dlast_state, needed = arguments
+    return _joined(_gradients(backend, tuple(tensors), needed))
 
 
 def backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors; None where not needed."""
-    *tensors, softplus, _merge, checkpoints, dout, dlast_state, needed = arguments
-    gradients = _gradients(tuple(tensors), needed)
-    gradients.fill(_both_ways(tensors[0].shape[2]), softplus, checkpoints, dout, dlast_state)
+    *tensors, backend, softplus, _merge, checkpoints, dout, dlast_state, needed = arguments
+    gradients = _gradients(backend, tuple(tensors), needed)
+    gradients.fill(_both_ways(tensors[0].shape[2], tensors[0].device), softplus, checkpoints, dout, dlast_state)
     return _joined(gradients)
 
 
-def _gradients(tensors: tuple[Any, ...], needed: list[bool]) -> Gradients:
+def _gradients(backend: str, tensors: tuple[Any, ...], needed: list[bool]) -> Gradients:
     forward, own = [*needed[:Z], *needed[Z + 1 : SCAN]], needed[SCAN:]
     shared = [tensor is None for tensor in tensors[SCAN:]]
     reverse = [f if s else o for f, s, o in zip(forward, shared, own, strict=True)]
-    return Gradients(split(tensors), tensors[Z], True, [forward, reverse], needed[Z])
+    return Gradients(backend, split(tensors), tensors[Z], True, [forward, reverse], needed[Z])
 
 
 def _joined(gradients: Gradients) -> tuple[Tensor | None, ...]:
@@ -60,6 +60,6 @@ def _joined(gradients: Gradients) -> tuple[Tensor | None, ...]:
 
 
 @lru_cache(maxsize=32)
-def _both_ways(length: int) -> Tensor:
-    steps = torch.arange(length, dtype=torch.int32)
+def _both_ways(length: int, device: torch.device) -> Tensor:
+    steps = torch.arange(length, dtype=torch.int32, device=device)
     return torch.stack([steps, steps.flip(0)])
