@@ -19,11 +19,11 @@ SCHEDULES = ("in order", "reverse", "shuffled")
 
 
 @cache
-def load() -> ModuleType:
-    """Build and import ``_native_cuda_emulated``, the twin of ``_native_cuda`` that takes CPU tensors.
+def load(name: str = "_native_cuda_emulated") -> ModuleType:
+    """Build and import a module: the twin of ``_native_cuda`` that takes CPU tensors, or the emulation's own probes.
 
     Raises:
-        ImportError: A tool of the ``dev`` extra is missing.
+        ImportError: A tool of the ``test`` extra is missing.
         RuntimeError: The build fails; the message ends with what the compiler said.
     """
     import cmake
@@ -47,17 +47,17 @@ def load() -> ModuleType:
             "-DTRANSMAMBA_EMULATE_CUDA=ON",
             f"-DTRANSMAMBA_SANITIZE={os.environ.get('TRANSMAMBA_SANITIZE', '')}",
         )
-        _run(command, "--build", str(BUILD), "--target", "_native_cuda_emulated")
-    (path,) = BUILD.glob("_native_cuda_emulated*.so")
-    loader = ExtensionFileLoader("_native_cuda_emulated", str(path))
-    module = module_from_spec(spec_from_loader(loader.name, loader))
+        _run(command, "--build", str(BUILD), "--target", name)
+    (path,) = BUILD.glob(f"{name}*.so")
+    loader = ExtensionFileLoader(name, str(path))
+    module = module_from_spec(spec_from_loader(name, loader))
     loader.exec_module(module)
     return module
 
 
-def use_schedule(name: str, seed: int = 0) -> None:
-    """Choose which of the threads that can go on does: see ``SCHEDULES``; ``seed`` is for ``"shuffled"``."""
-    library = ctypes.CDLL(load().__file__)
+def use_schedule(module: ModuleType, name: str, seed: int = 0) -> None:
+    """Choose which of a block's threads goes on when one has to wait; ``seed`` is that of ``"shuffled"``."""
+    library = ctypes.CDLL(module.__file__)
     library.cuda_emulation_schedule(SCHEDULES.index(name), ctypes.c_uint32(seed))
 
 
