@@ -28,6 +28,8 @@ __device__ __forceinline__ T* shared_memory() {
 #endif
 }
 
+__device__ __forceinline__ bool given(const Tensor& x) { return x.rank >= 0; }
+
 // -- numbers in memory ------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_float(float x) { return x; }
