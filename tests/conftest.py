@@ -1,6 +1,11 @@
+import os
+
 import pytest
 import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():  # Triton's kernels then run in its interpreter; read when they are defined
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples in every run; `pytest --hypothesis-profile=search` looks for new ones.
 settings.register_profile("repeat", derandomize=True, deadline=None, max_examples=50)

@@ -2,11 +2,19 @@
 
 import torch
 
-from tests.transmamba_kernels.sequences import sequence
+from tests.transmamba_kernels.sequences import on, sequence
 
 
 def differentiate(
-    op, inputs, outputs=("out", "last_state"), *, dtype=None, upstream_layout="channel_first", seed=1, **options
+    op,
+    inputs,
+    outputs=("out", "last_state"),
+    *,
+    dtype=None,
+    device="cpu",
+    upstream_layout="channel_first",
+    seed=1,
+    **options,
 ):
     """Outputs and every gradient, by name, under random upstream gradients of all outputs.
 
@@ -17,12 +25,14 @@ def differentiate(
         inputs: Tensors by name, or None; the floating-point ones are differentiated.
         outputs: Names of the results.
         dtype: Compute in this one instead of the inputs' own.
+        device: Compute there; inputs and results are on the CPU.
         upstream_layout: Memory layout of the first output's gradient if it is a sequence.
     """
     leaves = {}
     for name, t in inputs.items():
         real = t is not None and t.is_floating_point()
-        leaves[name] = t.detach().to(t.dtype if dtype is None else dtype).requires_grad_() if real else t
+        moved = None if t is None else on(device, t.detach())
+        leaves[name] = moved.to(t.dtype if dtype is None else dtype).requires_grad_() if real else moved
     results = dict(zip(outputs, op(**leaves, **options), strict=True))
 
     given = next(iter(inputs.values())).dtype
@@ -32,13 +42,13 @@ def differentiate(
         for i, t in enumerate(results.values()):
             layout = upstream_layout if i == 0 and t.dim() == 3 else None
             gradient = torch.randn(t.shape, dtype=given) if layout is None else sequence(*t.shape, layout, given)
-            upstream.append(gradient.to(t.dtype))
+            upstream.append(on(device, gradient.to(t.dtype)))
     torch.autograd.backward(tuple(results.values()), upstream)
 
-    results = {name: t.detach() for name, t in results.items()}
+    results = {name: t.detach().cpu() for name, t in results.items()}
     for name, leaf in leaves.items():
         if leaf is not None and leaf.requires_grad:
             assert leaf.grad is not None, f"no gradient for {name}"
             assert leaf.grad.dtype == leaf.dtype
-            results[f"d{name}"] = leaf.grad
+            results[f"d{name}"] = leaf.grad.cpu()
     return results

@@ -21,3 +21,11 @@ def sequence(batch, channels, length, layout="channel_last", dtype=torch.float32
     if layout == "batch_last":
         return torch.randn(length, channels, batch, dtype=dtype).permute(2, 1, 0)
     raise ValueError(layout)
+
+
+def on(device, t):
+    """``t`` on ``device``, the same strides over a copy of the same memory."""
+    if torch.device(device).type == "cpu":
+        return t
+    memory = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage()).to(device)
+    return memory.as_strided(t.shape, t.stride(), t.storage_offset())

@@ -27,10 +27,10 @@ def make_inputs(*shape, text="constant", image=None, gate=None, **options):
     return inputs
 
 
-def run(inputs, backend, **options):
+def run(inputs, backend, *, device="cpu", **options):
     """Output and every gradient, by name; see :func:`differentiate`."""
 
     def call(**tensors):
         return (cross_mamba(**tensors, delta_softplus=True, backend=backend, **options),)
 
-    return differentiate(call, inputs, ("out",), dtype=torch.float64 if backend == "reference" else None)
+    return differentiate(call, inputs, ("out",), dtype=torch.float64 if backend == "reference" else None, device=device)

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from tests.gpu.agreement import agree
+from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, make_packed, run
+from tests.transmamba_kernels.sequences import offsets
+
+pytestmark = pytest.mark.usefixtures("poison")
+
+
+def check(target, inputs, dtype=torch.float32, **options):
+    expected = run(inputs, "reference", dtype=torch.float64, **options)
+    agree(run(inputs, target.backend, device=target.device, **options), expected, dtype)
+
+
+@pytest.mark.parametrize("length", [1, 2, 33, 130])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths(target, length, reverse):
+    check(target, make_inputs(1, 5, length), reverse=reverse)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7])
+@pytest.mark.parametrize("d_inner", [1, 67])
+def test_widths(target, width, d_inner):
+    check(target, make_inputs(2, d_inner, 9, width))
+
+
+@pytest.mark.parametrize("layout", ["channel_last", "channel_first", "chunk", "strided", "batch_last"])
+@pytest.mark.parametrize("upstream_layout", ["channel_first", "channel_last"])
+def test_layouts(target, layout, upstream_layout):
+    check(target, make_inputs(2, 20, 35, layout=layout), upstream_layout=upstream_layout)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("param_dtype", [None, torch.float32])
+@pytest.mark.parametrize("layout", ["channel_last", "channel_first"])
+def test_dtypes(target, dtype, param_dtype, layout):
+    check(target, make_inputs(1, 20, 35, dtype=dtype, layout=layout, param_dtype=param_dtype), dtype)
+
+
+@pytest.mark.parametrize("without", [(), ("bias",), ("initial_state",), ("bias", "initial_state")])
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_options(target, without, activation):
+    check(target, make_inputs(1, 6, 9, without=without), activation=activation)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (0, 3, 0, 40, 1, 0), (33, 7)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed(target, lengths, reverse):
+    inputs = make_packed(lengths, 6)
+    expected = run(inputs, "reference", dtype=torch.float64, reverse=reverse, cu_seqlens=offsets(lengths))
+    for given in (offsets(lengths), offsets(lengths).to(target.device)):
+        actual = run(inputs, target.backend, device=target.device, reverse=reverse, cu_seqlens=given)
+        agree(actual, expected, torch.float32)
+
+
+def test_the_same_bits_every_time(target):
+    inputs = make_inputs(2, 20, 35)
+    first, second = (run(inputs, target.backend, device=target.device) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
