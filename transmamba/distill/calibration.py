@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,49 +28,51 @@ class Calibration(nn.Module):
     :math:`\mathrm{GELU}(x) - \mathrm{GELU}(-x) = x`.
 
     Args:
-        d_student, d_teacher: Widths.
+        d_student: Width of the student, or of each of its layers, which then are calibrated into a width of their own.
+        d_teacher: Width of the teacher.
         depth: Student layers.
         mode: ``"none"`` (equal widths only, nothing is done to S), ``"pad"`` (padding and parameter-free norm),
             ``"linear"`` (that and one bias-free matrix, identity at first), or ``"mlp"``.
-        channels: Channel of the wider side for each channel of the narrower one, as subcloning chose them. Without
-            it the narrower side is padded on both ends alike.
+        channels: Channel of the wider side for each channel of the narrower one, as subcloning chose them, or a list of
+            these, one per layer. Without it the narrower side is padded on both ends alike.
 
     Raises:
         ValueError: Unknown mode, ``"none"`` with unequal widths, or ``channels`` that are no distinct indices.
     """
 
-    channels: Tensor
-
     def __init__(
         self,
-        d_student: int,
+        d_student: int | Sequence[int],
         d_teacher: int,
         depth: int,
         mode: str = "mlp",
-        channels: Sequence[int] | None = None,
+        channels: Sequence[int] | Sequence[Sequence[int]] | None = None,
     ):
         super().__init__()
-        positive_int(d_student=d_student, d_teacher=d_teacher, depth=depth)
+        positive_int(d_teacher=d_teacher, depth=depth)
+        widths = [d_student] * depth if isinstance(d_student, int) else list(d_student)
+        for width in widths:
+            positive_int(d_student=width)
+        if len(widths) != depth:
+            raise ValueError(f"d_student must have one width for each of {depth} layers, got {widths}")
         if mode not in MODES:
             raise ValueError(f"calibration mode must be one of {', '.join(MODES)}, got {mode!r}")
-        if mode == "none" and d_student != d_teacher:
+        if mode == "none" and any(width != d_teacher for width in widths):
             raise ValueError(
-                f"calibration mode 'none' needs equal widths, got student {d_student} and teacher {d_teacher}; "
+                f"calibration mode 'none' needs equal widths, got student {widths[0]} and teacher {d_teacher}; "
                 "use 'pad', 'linear' or 'mlp'"
             )
-        self.mode, self.d_student, self.d_teacher = mode, d_student, d_teacher
-        narrow, self.d = sorted((d_student, d_teacher))
-        if channels is None:
-            first = (self.d - narrow) // 2
-            channels = range(first, first + narrow)
-        chosen = [int(c) for c in channels]
-        if len(chosen) != narrow or len(set(chosen)) != narrow or not all(0 <= c < self.d for c in chosen):
-            raise ValueError(f"channels must be {narrow} different indices below {self.d}, got {chosen}")
-        self.register_buffer("channels", torch.tensor(chosen))
-        self.maps = nn.ModuleList(self._map() for _ in range(depth))
+        self.mode, self.widths, self.d_teacher = mode, widths, d_teacher
+        given: list[Any] = [channels] * depth if channels is None or isinstance(channels[0], int) else list(channels)
+        for width, chosen in dict(zip(widths, given, strict=True)).items():
+            self.register_buffer(self._index(width), _indices(width, d_teacher, chosen))
+        self.maps = nn.ModuleList(self._map(max(width, d_teacher)) for width in widths)
 
-    def _map(self) -> nn.Module:
-        d = self.d
+    def _index(self, width: int) -> str:
+        """Name of the buffer with the channels of a student width."""
+        return "channels" if len(set(self.widths)) == 1 else f"channels_{width}"
+
+    def _map(self, d: int) -> nn.Module:
         if self.mode == "none":
             return nn.Identity()
         if self.mode == "pad":
@@ -87,33 +91,59 @@ class Calibration(nn.Module):
 
     def forward(self, feature: Tensor, layer: int) -> Tensor:
         """Map the student's ``feature`` ``(batch, L, d_student)`` of ``layer`` to ``(batch, L, d)``."""
-        return self.maps[layer](self._pad(feature, self.d_student))
+        return self.maps[layer](self._pad(feature, self.widths[layer], layer))
 
-    def teacher(self, feature: Tensor, grid: tuple[int, int], student_grid: tuple[int, int]) -> Tensor:
-        """Map a teacher's ``feature`` ``(batch, h * w, d_teacher)`` on ``grid`` to ``(batch, L, d)``, detached."""
+    def teacher(
+        self, feature: Tensor, grid: tuple[int, ...] | None, student_grid: tuple[int, ...] | None, layer: int = 0
+    ) -> Tensor:
+        """Map a teacher's ``feature`` ``(batch, tokens, d_teacher)`` on ``grid`` to ``(batch, L, d)``, detached.
+
+        ``layer`` is the student's, whose width and grid it is to have.
+        """
         feature = resample_tokens(feature.detach(), grid, student_grid)
-        return self._pad(F.layer_norm(feature, feature.shape[-1:]), self.d_teacher)
+        return self._pad(F.layer_norm(feature, feature.shape[-1:]), self.d_teacher, layer)
 
-    def _pad(self, feature: Tensor, width: int) -> Tensor:
+    def _pad(self, feature: Tensor, width: int, layer: int) -> Tensor:
         if feature.shape[-1] != width:
             raise ValueError(f"feature must have {width} channels, got shape {tuple(feature.shape)}")
-        if width == self.d:
+        student = self.widths[layer]
+        if width == max(student, self.d_teacher):
             return feature
-        padded = feature.new_zeros(*feature.shape[:-1], self.d)
-        return padded.index_copy(-1, self.channels, feature)
+        padded = feature.new_zeros(*feature.shape[:-1], max(student, self.d_teacher))
+        return padded.index_copy(-1, getattr(self, self._index(student)), feature)
 
 
-def resample_tokens(tokens: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-    """Resample ``(batch, h * w, channels)`` from one grid to another, bicubic; unchanged when the grids agree.
+def _indices(d_student: int, d_teacher: int, channels: Sequence[int] | None) -> Tensor:
+    """Where the narrower side goes in the wider one."""
+    narrow, wide = sorted((d_student, d_teacher))
+    if channels is None:
+        first = (wide - narrow) // 2
+        channels = range(first, first + narrow)
+    chosen = [int(c) for c in channels]
+    if len(chosen) != narrow or len(set(chosen)) != narrow or not all(0 <= c < wide for c in chosen):
+        raise ValueError(f"channels must be {narrow} different indices below {wide}, got {chosen}")
+    return torch.tensor(chosen)
+
+
+def resample_tokens(tokens: Tensor, grid: tuple[int, ...] | None, new_grid: tuple[int, ...] | None) -> Tensor:
+    """Resample ``(batch, tokens, channels)`` from one grid to another, bicubic; unchanged when the grids agree.
+
+    Grids are ``(h, w)``, or ``(frames, h, w)``: a video is resampled frame by frame, and keeps their number. None is a
+    sequence, whose tokens are those of the other side as they are.
 
     Raises:
-        ValueError: The number of tokens is not ``h * w``.
+        ValueError: The number of tokens is not that of the grid, or the grids are of different kinds.
     """
-    if tokens.dim() != 3 or tokens.shape[1] != grid[0] * grid[1]:
-        raise ValueError(f"tokens must have shape (batch, {grid[0] * grid[1]}, channels), got {tuple(tokens.shape)}")
+    if tokens.dim() != 3 or (grid is not None and tokens.shape[1] != math.prod(grid)):
+        count = "tokens" if grid is None else math.prod(grid)
+        raise ValueError(f"tokens must have shape (batch, {count}, channels), got {tuple(tokens.shape)}")
+    if grid is None and new_grid is None:
+        return tokens
+    if grid is None or new_grid is None or grid[:-2] != new_grid[:-2]:
+        raise ValueError(f"tokens on a grid {grid} cannot be resampled to {new_grid}")
     if tuple(grid) == tuple(new_grid):
         return tokens
     # Antialiasing matters when the student's grid is the coarser one.
-    image = tokens.transpose(1, 2).unflatten(2, grid)
-    image = F.interpolate(image, size=new_grid, mode="bicubic", align_corners=False, antialias=True)
-    return image.flatten(2).transpose(1, 2)
+    image = tokens.unflatten(1, (-1, grid[-2] * grid[-1])).flatten(0, 1).transpose(1, 2).unflatten(2, grid[-2:])
+    image = F.interpolate(image, size=new_grid[-2:], mode="bicubic", align_corners=False, antialias=True)
+    return image.flatten(2).transpose(1, 2).unflatten(0, (tokens.shape[0], -1)).flatten(1, 2)

@@ -89,7 +89,7 @@ class Distiller(nn.Module):
     with ``to()``.
 
     Args:
-        student: A model with ``config``, ``grid``, ``directions``, ``forward_features`` and ``head``, such as Vim.
+        student: A :class:`transmamba.models.Student`, such as Vim.
         teacher: A :class:`transmamba.teachers.Teacher`.
         config: A :class:`DistillConfig`.
         channels: ``SubcloneReport.channels``, so that the calibration starts with each student channel beside the
@@ -106,7 +106,7 @@ class Distiller(nn.Module):
         student: nn.Module,
         teacher: Teacher,
         config: DistillConfig | None = None,
-        channels: Sequence[int] | None = None,
+        channels: Sequence[int] | Sequence[Sequence[int]] | None = None,
     ):
         super().__init__()
         config = DistillConfig() if config is None else config
@@ -126,13 +126,8 @@ class Distiller(nn.Module):
         self.layer_map = layer_map("last" if official else config.layer_map, depth, teacher.depth)
         self._directions = "merged" if official else config.directions
         self.direction_names = direction_names(self._directions, student.directions)  # type: ignore[arg-type]
-        self.calibration = Calibration(
-            shape.d_model,
-            teacher.d_model,
-            depth,
-            config.calibration,
-            channels,
-        )
+        widths: list[int] = student.widths  # type: ignore[assignment]
+        self.calibration = Calibration(widths, teacher.d_model, depth, config.calibration, channels)
         self.register_buffer("layer_weights", torch.ones(len(self.direction_names), depth))
         self._teacher = (teacher,)  # in a tuple: not a submodule, so in no list of parameters and in no state
 
@@ -180,27 +175,27 @@ class Distiller(nn.Module):
         return total, {name: value.detach() for name, value in metrics.items()}
 
     def _feature_loss(
-        self, taps: Taps, features: list[Tensor], grid: tuple[int, int]
+        self, taps: Taps, features: list[Tensor], grid: tuple[int, ...] | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        # Several student layers may share a teacher layer, so each is resampled and normalised once.
-        targets = {
-            layer: self.calibration.teacher(features[layer], grid, self.student.grid)  # type: ignore[arg-type]
-            for layer in sorted(set(self.layer_map))
+        # Student layers that share a teacher layer, grid and width share a target, resampled and normalised once.
+        grids: list[Any] = self.student.grids  # type: ignore[assignment]
+        wanted = list(zip(self.layer_map, grids, self.calibration.widths, strict=True))
+        shared = {
+            key: self.calibration.teacher(features[key[0]], grid, key[1], wanted.index(key))
+            for key in dict.fromkeys(wanted)
         }
+        targets = [shared[key] for key in wanted]
         per_layer = [
             [self.calibration(f, i) for f in direction_features(taps, i, self._directions)]
             for i in range(len(self.layer_map))
         ]
         cosine = torch.stack(
-            [
-                torch.stack([mean_cosine(f, targets[t]) for f in fs])
-                for fs, t in zip(per_layer, self.layer_map, strict=True)
-            ],
+            [torch.stack([mean_cosine(f, target) for f in fs]) for fs, target in zip(per_layer, targets, strict=True)],
             dim=1,
         )
         metrics = {f"cosine_{name}": c.mean() for name, c in zip(self.direction_names, cosine, strict=True)}
         if self.config.weighting == "official":
-            return official_loss([fs[0] for fs in per_layer], targets[self.layer_map[-1]]), metrics
+            return official_loss([fs[0] for fs in per_layer], targets), metrics
         weights = self._weights(cosine)
         return torch.stack([direction_loss(c, w) for c, w in zip(cosine, weights, strict=True)]).mean(), metrics
 

@@ -90,7 +90,7 @@ def channel_cross_entropy(student: Tensor, teacher: Tensor, temperature: float =
     return -(target * F.log_softmax(student / temperature, dim=-1)).sum(-1).mean()
 
 
-def official_loss(features: list[Tensor], teacher: Tensor, temperature: float = 2.0) -> Tensor:
+def official_loss(features: list[Tensor], teacher: Tensor | list[Tensor], temperature: float = 2.0) -> Tensor:
     r"""Feature loss of the code released with TransMamba, for comparison.
 
     .. math:: 120\, H(f_T, f_S^{L}) + \sum_{i=1}^{L} i\, H(f_T, f_S^i)
@@ -99,7 +99,8 @@ def official_loss(features: list[Tensor], teacher: Tensor, temperature: float = 
 
     Args:
         features: Student features in order, each ``(batch, L, d)``.
-        teacher: The teacher's last feature, ``(batch, L, d)``.
+        teacher: The teacher's last feature, ``(batch, L, d)``, or as each layer sees it, resampled and padded.
     """
-    losses = [channel_cross_entropy(feature, teacher, temperature) for feature in features]
+    targets = [teacher] * len(features) if isinstance(teacher, Tensor) else teacher
+    losses = [channel_cross_entropy(f, target, temperature) for f, target in zip(features, targets, strict=True)]
     return 120 * losses[-1] + sum(i * loss for i, loss in enumerate(losses, start=1))

@@ -16,10 +16,11 @@ _LIMITS = (0.01, 100.0)
 
 def mixer_scales(
     student: nn.Module,
+    outputs: Sequence[str],
     values: dict[str, Tensor],
     teacher: Teacher,
     layers: Sequence[int],
-    channels: Tensor,
+    channels: Sequence[Tensor],
     images: Tensor,
 ) -> list[float]:
     r"""Factor per student layer that makes its mixer vary as much as the attention of the teacher's layer.
@@ -31,18 +32,17 @@ def mixer_scales(
     MLPs expect that much mixing and drown the little there is; scaling the output projection once removes this.
 
     Args:
-        student: A model whose ``layers[i].mixer.out_proj`` is the mixers' output.
+        student: The model.
+        outputs: Module path of each layer's projection to the mixer's output.
         values: The student's parameters after cloning, which need not be written yet.
         teacher: The Transformer.
         layers: Teacher layer per student layer.
-        channels: Teacher channels that the student has.
+        channels: Teacher channels that each student layer has.
         images: One batch, ``(batch, channels, H, W)``; resized to the student's size.
     """
-    heard: list[float] = []
+    heard: list[Tensor] = []
     watched = [teacher.part("proj", layer) for layer in range(teacher.depth)]
-    hooks = [
-        part.register_forward_hook(lambda _m, _a, out: heard.append(_spread(out[..., channels]))) for part in watched
-    ]
+    hooks = [part.register_forward_hook(lambda _m, _a, out: heard.append(_variances(out))) for part in watched]
     try:
         teacher(images)
     finally:
@@ -54,16 +54,21 @@ def mixer_scales(
     device = next(student.parameters()).device
     if tuple(images.shape[2:]) != (size, size):
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    mixers = [layer.mixer.out_proj for layer in student.layers]  # type: ignore[union-attr]
-    hooks = [part.register_forward_hook(lambda _m, _a, out: own.append(_spread(out))) for part in mixers]
+    mixers = [student.get_submodule(path) for path in outputs]
+    hooks = [part.register_forward_hook(lambda _m, _a, out: own.append(_spread(_variances(out)))) for part in mixers]
     try:
         torch.func.functional_call(student, values, (images.to(device),))
     finally:
         for hook in hooks:
             hook.remove()
     low, high = _LIMITS
-    return [min(max(heard[t] / s, low), high) if s > 0 else 1.0 for t, s in zip(layers, own, strict=True)]
+    wanted = [_spread(heard[t][c]) for t, c in zip(layers, channels, strict=True)]
+    return [min(max(w / s, low), high) if s > 0 else 1.0 for w, s in zip(wanted, own, strict=True)]
 
 
-def _spread(output: Tensor) -> float:
-    return output.float().flatten(0, -2).var(0, correction=0).mean().sqrt().item()
+def _variances(output: Tensor) -> Tensor:
+    return output.float().flatten(0, -2).var(0, correction=0)
+
+
+def _spread(variances: Tensor) -> float:
+    return variances.mean().sqrt().item()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,8 @@ class SubcloneReport:
     Attributes:
         rows: One :class:`SubcloneRow` per student parameter, in the student's order.
         channels: The residual index set. Student at most as wide as the teacher: the teacher channel behind each
-            student channel. Wider: the student channel that each teacher channel went to.
+            student channel. Wider: the student channel that each teacher channel went to. One list per layer where the
+            layers differ in width.
         hidden: Student layer to the MLP units taken there, likewise.
         layer_map: Teacher layer behind each student layer.
         early: Number of first layers that were cloned.
@@ -45,7 +46,7 @@ class SubcloneReport:
     """
 
     rows: list[SubcloneRow]
-    channels: list[int]
+    channels: list[int] | list[list[int]]
     hidden: dict[int, list[int]]
     layer_map: list[int]
     early: int
@@ -64,6 +65,16 @@ class SubcloneReport:
         content["hidden"] = {str(layer): units for layer, units in self.hidden.items()}
         return {"coverage": self.coverage, **content}
 
+    def _residuals(self) -> list[tuple[str, list[int]]]:
+        """Each index set once, and the layers it is of."""
+        if not self.channels or isinstance(self.channels[0], int):
+            return [("", cast("list[int]", self.channels))]
+        each = cast("list[list[int]]", self.channels)
+        layers: dict[tuple[int, ...], list[int]] = {}
+        for layer, indices in enumerate(each):
+            layers.setdefault(tuple(indices), []).append(layer)
+        return [(f" of layers {', '.join(map(str, which))}", list(indices)) for indices, which in layers.items()]
+
     def to_markdown(self) -> str:
         """The whole report as a page: summary, one table row per student tensor, unused teacher tensors."""
         cloned = sum(row.source is not None for row in self.rows)
@@ -76,7 +87,7 @@ class SubcloneReport:
             f"- Options: {', '.join(f'{name} = {value}' for name, value in self.settings.items())}",
             f"- Layers (student <- teacher): {', '.join(f'{s} <- {t}' for s, t in enumerate(self.layer_map))}; "
             f"the first {self.early} are cloned",
-            f"- Residual channels: {_span(self.channels)}",
+            *(f"- Residual channels{of}: {_span(indices)}" for of, indices in self._residuals()),
             "",
             "| student tensor | shape | source | index | scale | coverage | note |",
             "|---|---|---|---|---|---|---|",

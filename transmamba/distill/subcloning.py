@@ -6,13 +6,13 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transmamba.distill.axis import Axis
+from transmamba.distill.batches import first_and_all
 from transmamba.distill.calibration import resample_tokens
 from transmamba.distill.importance import IMPORTANCES, Importance, measure_importance
 from transmamba.distill.layer_map import layer_map
@@ -68,9 +68,10 @@ def subclone(
 
     Samragh et al., "Weight subcloning" (https://arxiv.org/abs/2312.09299), eq. 1 and 2, applied to everything outside
     the SSM as in TransMamba (https://arxiv.org/abs/2502.15130). One index set serves the whole residual stream, one
-    per layer the MLP's hidden units. Biases and norms are only indexed, position embeddings are interpolated to the
-    student's grid, patch kernels are resampled. With equal shapes every copy is exact. Where the student is the wider
-    one, the teacher's values go into the middle channels and the others keep their initialisation.
+    per layer the MLP's hidden units; a student whose layers differ in width has one of the former for each width.
+    Biases and norms are only indexed, position embeddings are interpolated to the student's grid, patch kernels are
+    resampled. With equal shapes every copy is exact. Where the student is the wider one, the teacher's values go into
+    the middle channels and the others keep their initialisation.
 
     Args:
         student: A model with ``clone_roles``, such as :class:`transmamba.models.Vim`.
@@ -88,7 +89,7 @@ def subclone(
         raise TypeError(f"teacher must come from create_teacher, got {type(teacher).__name__}")
     if not hasattr(student, "clone_roles"):
         raise TypeError(f"student must tell its clone_roles, as transmamba.models do; got {type(student).__name__}")
-    first, images = _peek(images)
+    first, images = first_and_all(images)
     cloner = _Cloner(student, teacher, config, images, pretrained)
     rows: dict[str, SubcloneRow] = {}
     values: dict[str, Tensor] = {}
@@ -104,7 +105,7 @@ def subclone(
     used = {row.source for row in rows.values()}
     return SubcloneReport(
         rows=list(rows.values()),
-        channels=cloner.residual.indices,
+        channels=cloner.channels,
         hidden={layer: axis.indices for layer, axis in cloner.hidden.items()},
         layer_map=cloner.layers,
         early=cloner.early,
@@ -124,61 +125,79 @@ class _Cloner:
         images: Iterable[Tensor] | None,
         pretrained: Teacher | None,
     ):
-        shape: Any = student.config
-        depth, d_student = shape.depth, shape.d_model
-        d_hidden = shape.d_hidden
+        widths, hidden = student.widths, student.hidden_widths  # type: ignore[union-attr]
+        self.widths: list[int] = list(widths)  # type: ignore[arg-type]
+        depth = len(self.widths)
         self.student, self.teacher = student, teacher
         self.layers = layer_map(config.layer_map, depth, teacher.depth)
         self.early = math.ceil(2 * depth / 3) if config.early is None else min(config.early, depth)
         scores: Importance | None = None
-        if d_student < teacher.d_model or 0 < d_hidden < teacher.d_hidden:
+        if min(self.widths) < teacher.d_model or any(0 < n < teacher.d_hidden for n in hidden):  # type: ignore[union-attr]
             scores = measure_importance(teacher, config.importance, images, pretrained)
         channels = None if scores is None else scores.channels
         units = [None] * teacher.depth if scores is None else scores.hidden
-        self.residual = Axis.choose("channels", channels, teacher.d_model, d_student)
+        self.residuals = {d: Axis.choose("channels", channels, teacher.d_model, d) for d in sorted(set(self.widths))}
         self.hidden = {
-            i: Axis.choose("units", units[self.layers[i]], teacher.d_hidden, d_hidden)
-            for i in range(self.early if d_hidden else 0)
+            i: Axis.choose("units", units[self.layers[i]], teacher.d_hidden, n)
+            for i, n in enumerate(hidden[: self.early])  # type: ignore[index]
+            if n
         }
+
+    @property
+    def channels(self) -> list[int] | list[list[int]]:
+        """Of the residual stream, or of each layer where they differ in width."""
+        each = [self.residuals[d].indices for d in self.widths]
+        return each[0] if len(self.residuals) == 1 else each
+
+    def residual(self, part: str, layer: int | None) -> Axis:
+        """Channels of ``layer``, of the first layer before it, of the last behind it."""
+        if layer is None:
+            layer = -1 if part.startswith(("head", "final")) else 0
+        return self.residuals[self.widths[layer]]
 
     def clone(self, name: str, parameter: nn.Parameter, role: Role) -> tuple[SubcloneRow, Tensor | None]:
         """Return the row of one student tensor and its new value, or None to keep it."""
         part, layer = role
-        if part == "mixer":
+        if part.startswith("mixer"):
             return self._keep(name, parameter, "part of the SSM, which a Transformer does not have (mixer = none)")
+        if part == "stem":
+            return self._keep(name, parameter, "a Transformer does not have it")
         if layer is not None and layer >= self.early:
             return self._keep(name, parameter, f"layer {layer} is not among the first {self.early} (early)")
+        residual = self.residual(part, layer)
         if part == "position":
             return self._position(name, parameter)
         if part == "class_token":
-            return self._copy(name, parameter, "class_token", None, {2: self.residual})
+            return self._copy(name, parameter, "class_token", None, {2: residual})
         if part == "patch_weight":
             return self._patch(name, parameter)
         if part == "patch_bias":
-            return self._copy(name, parameter, "patch", "bias", {0: self.residual})
+            return self._copy(name, parameter, "patch", "bias", {0: residual})
         if part.startswith("head"):
             return self._head(name, parameter, part.removeprefix("head_"))
         source, tensor = part.rsplit("_", 1)
         if layer is None:
-            return self._copy(name, parameter, source, tensor, {0: self.residual})
+            return self._copy(name, parameter, source, tensor, {0: residual})
         hidden = self.hidden.get(layer)
         axes: dict[str, dict[int, Axis | None]] = {
-            "fc1_weight": {0: hidden, 1: self.residual},
+            "fc1_weight": {0: hidden, 1: residual},
             "fc1_bias": {0: hidden},
-            "fc2_weight": {0: self.residual, 1: hidden},
+            "fc2_weight": {0: residual, 1: hidden},
         }
-        chosen = {dim: axis for dim, axis in axes.get(part, {0: self.residual}).items() if axis is not None}
+        chosen = {dim: axis for dim, axis in axes.get(part, {0: residual}).items() if axis is not None}
         return self._copy(name, parameter, source, tensor, chosen, layer=self.layers[layer])
 
     def _head(self, name: str, parameter: nn.Parameter, tensor: str) -> tuple[SubcloneRow, Tensor | None]:
         if parameter.shape[0] != self.teacher.num_classes:
             reason = f"classes differ: student {parameter.shape[0]}, teacher {self.teacher.num_classes}"
             return self._keep(name, parameter, reason)
-        return self._copy(name, parameter, "head", tensor, {1: self.residual} if tensor == "weight" else {})
+        return self._copy(
+            name, parameter, "head", tensor, {1: self.residual("head", None)} if tensor == "weight" else {}
+        )
 
     def _position(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
         special = self.teacher.spec.special_tokens
-        grid: tuple[int, int] = self.student.grid  # type: ignore[assignment]
+        grid: tuple[int, ...] = self.student.grid  # type: ignore[assignment]
         at: int | None = self.student.class_position  # type: ignore[assignment]
         position = self.teacher.part("position").detach()
         patches = resample_tokens(position[:, special:], self.teacher.grid, grid)
@@ -188,7 +207,7 @@ class _Cloner:
         if at is not None:
             patches = torch.cat([patches[:, :at], position[:, :1], patches[:, at:]], dim=1)
             notes += [f"class position moved to {at}"] if at else []
-        axes = {2: self.residual}
+        axes = {2: self.residual("position", None)}
         return self._copy(name, parameter, "position", None, axes, value=patches, note="; ".join(notes))
 
     def _patch(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
@@ -198,12 +217,12 @@ class _Cloner:
             return self._keep(name, parameter, reason)
         size, new = weight.shape[2:], parameter.shape[2:]
         if size == new:
-            return self._copy(name, parameter, "patch", "weight", {0: self.residual})
+            return self._copy(name, parameter, "patch", "weight", {0: self.residual("patch", None)})
         # A flat image must give the same token: the sum over the kernel is what has to stay.
         scale = size.numel() / new.numel()
         weight = F.interpolate(weight, size=tuple(new), mode="bicubic", align_corners=False, antialias=True)
         note = f"kernel resampled from {_by(size)} to {_by(new)}"
-        axes = {0: self.residual}
+        axes = {0: self.residual("patch", None)}
         return self._copy(name, parameter, "patch", "weight", axes, value=weight, extra_scale=scale, note=note)
 
     def _copy(
@@ -260,9 +279,10 @@ class _Cloner:
         values: dict[str, Tensor],
     ) -> None:
         """Scale the mixers' output projections in ``values``, and say so, or why not, in ``rows``."""
-        names = [
-            [n for n in parameters if n.startswith(f"layers.{i}.mixer.out_proj.")] for i in range(len(self.layers))
-        ]
+        names: list[list[str]] = [[] for _ in self.layers]
+        for name, role in self.student.clone_roles().items():  # type: ignore[operator]
+            if role.part.startswith("mixer_out"):
+                names[role.layer].append(name)
         reason = ""
         if images is None:
             reason = "no images were given"
@@ -273,9 +293,9 @@ class _Cloner:
                 note = f"{rows[name].note}; not scaled to the teacher's attention: {reason}"
                 rows[name] = dataclasses.replace(rows[name], note=note)
             return
-        scales = mixer_scales(
-            self.student, values, self.teacher, self.layers, self.residual.teacher.to(images.device), images
-        )
+        outputs = [name[0].rpartition(".")[0] for name in names]
+        channels = [self.residuals[d].teacher.to(images.device) for d in self.widths]
+        scales = mixer_scales(self.student, outputs, values, self.teacher, self.layers, channels, images)
         for layer, scale in enumerate(scales):
             attention = self.teacher.spec.proj.format(i=self.layers[layer])
             for name in names[layer]:
@@ -285,19 +305,6 @@ class _Cloner:
 
     def _keep(self, name: str, parameter: nn.Parameter, reason: str) -> tuple[SubcloneRow, None]:
         return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), note=reason), None
-
-
-def _peek(images: Iterable[Tensor] | None) -> tuple[Tensor | None, Iterable[Tensor] | None]:
-    """The first batch, and all of them: an iterator can be read only once."""
-    if images is None:
-        return None, None
-    rest = iter(images)
-    first = next(rest, None)
-    if first is None:
-        raise ValueError("images must hold at least one image")
-    if not isinstance(first, Tensor) or first.dim() != 4:
-        raise TypeError(f"images must yield tensors (batch, channels, H, W), got {type(first).__name__}")
-    return first, itertools.chain([first], rest)
 
 
 def _by(shape: Sequence[int]) -> str:

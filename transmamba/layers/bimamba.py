@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from transmamba.layers.checks import positive_int, tokens_of_width
 from transmamba.layers.mamba import (
     depthwise_conv,
+    inner_sizes,
     scan_inputs,
     skip_parameter,
     split_channels,
@@ -58,16 +58,8 @@ class BiMamba(nn.Module):
     ):
         super().__init__()
         positive_int(d_model=d_model, d_state=d_state, d_conv=d_conv)
-        if not expand > 0 or int(expand * d_model) < 1:
-            raise ValueError(f"expand must be positive and give at least one inner channel, got {expand}")
-        if dt_rank == "auto":
-            dt_rank = math.ceil(d_model / 16)
-        if isinstance(dt_rank, str):
-            raise ValueError(f"dt_rank must be 'auto' or a positive int, got {dt_rank!r}")
-        positive_int(dt_rank=dt_rank)
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
-        self.d_inner = int(expand * d_model)
-        self.dt_rank = dt_rank
+        self.d_inner, self.dt_rank = inner_sizes(d_model, expand, dt_rank)
         self.if_divide_out = if_divide_out
         self.layer_idx = layer_idx
 
@@ -75,13 +67,13 @@ class BiMamba(nn.Module):
         step_size = (dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
         self.conv1d = depthwise_conv(self.d_inner, d_conv, conv_bias, **factory)
-        self.x_proj = nn.Linear(self.d_inner, dt_rank + 2 * d_state, bias=False, **factory)
-        self.dt_proj = step_size_projection(dt_rank, self.d_inner, *step_size, **factory)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **factory)
+        self.dt_proj = step_size_projection(self.dt_rank, self.d_inner, *step_size, **factory)
         self.A_log = state_matrix_parameter(self.d_inner, d_state, device)
         self.D = skip_parameter(self.d_inner, device)
         self.conv1d_b = depthwise_conv(self.d_inner, d_conv, conv_bias, **factory)
-        self.x_proj_b = nn.Linear(self.d_inner, dt_rank + 2 * d_state, bias=False, **factory)
-        self.dt_proj_b = step_size_projection(dt_rank, self.d_inner, *step_size, **factory)
+        self.x_proj_b = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **factory)
+        self.dt_proj_b = step_size_projection(self.dt_rank, self.d_inner, *step_size, **factory)
         self.A_b_log = state_matrix_parameter(self.d_inner, d_state, device)
         self.D_b = skip_parameter(self.d_inner, device)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)

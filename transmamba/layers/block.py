@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transmamba.layers.bimamba import BiMamba
 from transmamba.layers.checks import positive_int
 from transmamba.layers.norm import create_norm
 
@@ -34,52 +35,49 @@ class TransMambaBlock(nn.Module):
     .. math:: F_k = x + o_k + \mathrm{mlp}(\mathrm{norm}_2(h)),
 
     where ``o_k`` is the mixer's output for direction ``k``. The mean of ``F_k`` over the directions is exactly the
-    block's output: the mixer is linear behind its scans, and what the MLP adds belongs to all directions alike.
+    block's output: that of ``o_k`` is the mixer's, and what the MLP adds belongs to all directions alike.
 
     Args:
+        mixer: One of :mod:`transmamba.layers`, with ``d_model``, ``directions`` and ``return_directions``.
         d_hidden: Hidden units of the MLP; 0 for no MLP, which is a block of the published Vim.
         norm: ``"layer"`` or ``"rms"``.
-        Others as in :class:`transmamba.layers.BiMamba`.
+        mixer_name: The mixer's attribute, under which published checkpoints keep its weights.
     """
 
     def __init__(
         self,
-        d_model: int,
+        mixer: nn.Module,
         d_hidden: int = 0,
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
         norm: str = "layer",
         norm_eps: float = 1e-5,
-        if_divide_out: bool = True,
-        layer_idx: int | None = None,
-        device=None,
-        dtype=None,
+        mixer_name: str = "mixer",
     ):
         super().__init__()
-        factory = {"device": device, "dtype": dtype}
+        d_model: int = mixer.d_model  # type: ignore[assignment]
+        weight: Tensor = mixer.in_proj.weight  # type: ignore[union-attr, assignment]
+        factory: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         self.norm = create_norm(norm, d_model, norm_eps, **factory)
-        self.mixer = BiMamba(
-            d_model, d_state, d_conv, expand, if_divide_out=if_divide_out, layer_idx=layer_idx, **factory
-        )
+        self.mixer_name = mixer_name
+        self.add_module(mixer_name, mixer)
         self.norm2 = create_norm(norm, d_model, norm_eps, **factory) if d_hidden else None
         self.mlp = MLP(d_model, d_hidden, **factory) if d_hidden else None
 
     @property
     def directions(self) -> tuple[str, ...]:
         """Names of the mixer's scan directions, in the order of ``return_directions``."""
-        return self.mixer.directions
+        return self.get_submodule(self.mixer_name).directions  # type: ignore[return-value]
 
     def forward(self, x: Tensor, return_directions: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Map ``(batch, length, d_model)`` to the same shape; with ``return_directions`` also the list of ``F_k``."""
-        weight = self.mixer.in_proj.weight
+        dtype = self.norm.weight.dtype
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        mixed = self.mixer(self.norm(x.to(weight.dtype)), return_directions)
+        mixer = getattr(self, self.mixer_name)
+        mixed = mixer(self.norm(x.to(dtype)), return_directions=return_directions)
         out, outputs = mixed if return_directions else (mixed, [])
         h = x + out
         if self.mlp is None or self.norm2 is None:
             return (h, [x + o for o in outputs]) if return_directions else h
-        added = self.mlp(self.norm2(h.to(weight.dtype)))
+        added = self.mlp(self.norm2(h.to(dtype)))
         if not return_directions:
             return h + added
         shared = x + added

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 
@@ -14,9 +16,11 @@ def positive_int(**values: object) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def tokens_of_width(hidden_states: Tensor, d_model: int) -> None:
-    """Raise unless ``hidden_states`` is a tensor ``(batch, length, d_model)``."""
+def tokens_of_width(hidden_states: Tensor, d_model: int, grid: tuple[int, ...] | None = None) -> None:
+    """Raise unless ``hidden_states`` is a tensor ``(batch, length, d_model)``, of the tokens of ``grid`` if given."""
     if not isinstance(hidden_states, Tensor):
         raise TypeError(f"hidden_states must be a tensor, got {type(hidden_states).__name__}")
-    if hidden_states.dim() != 3 or hidden_states.shape[-1] != d_model:
-        raise ValueError(f"hidden_states must have shape (batch, length, {d_model}), got {tuple(hidden_states.shape)}")
+    length = "length" if grid is None else math.prod(grid)
+    shape = hidden_states.shape
+    if len(shape) != 3 or shape[-1] != d_model or (grid is not None and shape[1] != length):
+        raise ValueError(f"hidden_states must have shape (batch, {length}, {d_model}), got {tuple(shape)}")

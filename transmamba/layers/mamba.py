@@ -36,6 +36,8 @@ class Mamba(nn.Module):
         ValueError, TypeError: An argument is out of range; the message says which and what is allowed.
     """
 
+    directions = ("forward",)
+
     def __init__(
         self,
         d_model: int,
@@ -56,35 +58,33 @@ class Mamba(nn.Module):
     ):
         super().__init__()
         positive_int(d_model=d_model, d_state=d_state, d_conv=d_conv)
-        if not expand > 0 or int(expand * d_model) < 1:
-            raise ValueError(f"expand must be positive and give at least one inner channel, got {expand}")
-        if dt_rank == "auto":
-            dt_rank = math.ceil(d_model / 16)
-        if isinstance(dt_rank, str):
-            raise ValueError(f"dt_rank must be 'auto' or a positive int, got {dt_rank!r}")
-        positive_int(dt_rank=dt_rank)
         self.d_model, self.d_state, self.d_conv, self.expand = d_model, d_state, d_conv, expand
-        self.d_inner = int(expand * d_model)
-        self.dt_rank = dt_rank
+        self.d_inner, self.dt_rank = inner_sizes(d_model, expand, dt_rank)
         self.layer_idx = layer_idx
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         step_size = (dt_min, dt_max, dt_init, dt_scale, dt_init_floor)
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
         self.conv1d = depthwise_conv(self.d_inner, d_conv, conv_bias, **factory)
-        self.x_proj = nn.Linear(self.d_inner, dt_rank + 2 * d_state, bias=False, **factory)
-        self.dt_proj = step_size_projection(dt_rank, self.d_inner, *step_size, **factory)
+        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **factory)
+        self.dt_proj = step_size_projection(self.dt_rank, self.d_inner, *step_size, **factory)
         self.A_log = state_matrix_parameter(self.d_inner, d_state, device)
         self.D = skip_parameter(self.d_inner, device)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
 
-    def forward(self, hidden_states: Tensor, inference_params: Any = None) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, inference_params: Any = None, return_directions: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Mix ``hidden_states`` ``(batch, length, d_model)`` along the sequence; the shape is kept.
 
         With ``inference_params`` (mamba_ssm's: ``seqlen_offset`` and ``key_value_memory_dict``) the layer's states are
         created or found under ``layer_idx`` and updated in place: at offset 0 the whole prompt is scanned, later one
-        token takes :meth:`step`, which has no gradients, and several tokens continue the scan.
+        token takes :meth:`step`, which has no gradients, and several tokens continue the scan. With
+        ``return_directions`` the result is ``(out, [out])``, as that of a mixer with more than one direction.
         """
+        if return_directions:
+            out = cast(Tensor, self(hidden_states, inference_params))
+            return out, [out]
         tokens_of_width(hidden_states, self.d_model)
         if inference_params is None:
             x, z = self._project(hidden_states)
@@ -166,6 +166,18 @@ class Mamba(nn.Module):
                 f"hidden_states has batch {batch}, but the states of layer {self.layer_idx} hold {conv_state.shape[0]}"
             )
         return conv_state, ssm_state
+
+
+def inner_sizes(d_model: int, expand: float, dt_rank: int | str = "auto") -> tuple[int, int]:
+    """Inner channels ``expand * d_model``, and the rank of the step size, ``"auto"`` being ``ceil(d_model / 16)``."""
+    if not expand > 0 or int(expand * d_model) < 1:
+        raise ValueError(f"expand must be positive and give at least one inner channel, got {expand}")
+    if dt_rank == "auto":
+        dt_rank = math.ceil(d_model / 16)
+    if isinstance(dt_rank, str):
+        raise ValueError(f"dt_rank must be 'auto' or a positive int, got {dt_rank!r}")
+    positive_int(dt_rank=dt_rank)
+    return int(expand * d_model), dt_rank
 
 
 def split_channels(projected: Tensor) -> tuple[Tensor, Tensor]:

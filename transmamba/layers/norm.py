@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
         return f"{self.weight.shape[0]}, eps={self.eps}"
 
 
-def create_norm(kind: str, d_model: int, eps: float = 1e-5, device=None, dtype=None) -> nn.Module:
+def create_norm(kind: str, d_model: int, eps: float = 1e-5, device=None, dtype=None) -> RMSNorm | nn.LayerNorm:
     """Return a norm over ``d_model`` channels: ``kind`` is ``"rms"`` (:class:`RMSNorm`) or ``"layer"`` (with bias).
 
     Raises:

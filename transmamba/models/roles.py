@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # Order of dimensions: norms (d,), position (1, tokens, d), class_token (1, 1, d), patch_weight (d, channels, p, p),
-# fc1_weight (hidden, d), fc2_weight (d, hidden), head_weight (classes, d). "mixer" has no counterpart outside SSMs.
+# fc1_weight (hidden, d), fc2_weight (d, hidden), head_weight (classes, d). The mixer's parts have no counterpart
+# outside SSMs; "stem" is everything else that a Transformer does not have, convolutions for example.
 PARTS = (
     "patch_weight",
     "patch_bias",
@@ -24,6 +25,9 @@ PARTS = (
     "head_weight",
     "head_bias",
     "mixer",
+    "mixer_out_weight",
+    "mixer_out_bias",
+    "stem",
 )
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from transmamba.layers import PatchEmbed, TransMambaBlock, create_norm
+from transmamba.layers import BiMamba, PatchEmbed, TransMambaBlock, create_norm
 from transmamba.layers.checks import positive_int
+from transmamba.models.initialisation import initialise_blocks, initialise_head, initialise_patches, initialise_tokens
 from transmamba.models.registry import register_model
-from transmamba.models.roles import Role
+from transmamba.models.student import Student, run_block
 
 if TYPE_CHECKING:
     from transmamba.distill.taps import Taps
@@ -71,14 +71,19 @@ class VimConfig:
         return round(self.mlp_ratio * self.d_model)
 
 
-class Vim(nn.Module):
-    """Patches, position embedding, blocks, norm, head: ``(batch, in_channels, H, W)`` to ``(batch, num_classes)``.
+class Vim(Student):
+    """Patches, position embedding, blocks, norm, head: ``(batch, in_channels, H, W)`` to ``(batch, num_classes)``."""
 
-    Attributes:
-        config: The :class:`VimConfig`.
-        grid: Patches per column and row.
-        directions: Names of the scan directions, in the order in which taps record them.
-    """
+    outside: ClassVar[dict[str, str]] = {
+        "cls_token": "class_token",
+        "pos_embed": "position",
+        "patch_embed.proj.weight": "patch_weight",
+        "patch_embed.proj.bias": "patch_bias",
+        "norm_f.weight": "final_norm_weight",
+        "norm_f.bias": "final_norm_bias",
+        "head.weight": "head_weight",
+        "head.bias": "head_bias",
+    }
 
     def __init__(self, config: VimConfig):
         super().__init__()
@@ -94,51 +99,22 @@ class Vim(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + has_class, d))
         blocks = [
             TransMambaBlock(
-                d,
+                BiMamba(d, config.d_state, config.d_conv, config.expand, if_divide_out=config.if_divide_out),
                 config.d_hidden,
-                config.d_state,
-                config.d_conv,
-                config.expand,
                 config.norm,
                 config.norm_eps,
-                config.if_divide_out,
-                layer_idx=i,
             )
-            for i in range(config.depth)
+            for _ in range(config.depth)
         ]
         self.layers = nn.ModuleList(blocks)
+        self.layer_names = [f"layers.{i}" for i in range(config.depth)]
         self.directions = blocks[0].directions
         self.norm_f = create_norm(config.norm, d, config.norm_eps)
         self.head = nn.Linear(d, config.num_classes) if config.num_classes else nn.Identity()
-        self._initialise(blocks)
-
-    def _initialise(self, blocks: list[TransMambaBlock]) -> None:
-        """Start what lies outside the mixers as Vim does.
-
-        Without MLPs the mixers' outputs are scaled to the depth, as published. Beside an MLP only the MLP's are: a
-        fresh mixer is far quieter than the attention it stands for already.
-        """
-        nn.init.normal_(self.patch_embed.proj.weight, std=self.patch_embed.proj.weight[0].numel() ** -0.5)
-        if self.patch_embed.proj.bias is not None:
-            nn.init.zeros_(self.patch_embed.proj.bias)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        if self.cls_token is not None:
-            nn.init.trunc_normal_(self.cls_token, std=0.02)
-        if isinstance(self.head, nn.Linear):
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
-        with torch.no_grad():
-            for layer in blocks:
-                if layer.mlp is None:
-                    layer.mixer.out_proj.weight /= math.sqrt(self.config.depth)
-                else:
-                    nn.init.zeros_(layer.mlp.fc1.bias)
-                    nn.init.zeros_(layer.mlp.fc2.bias)
-                    layer.mlp.fc2.weight /= math.sqrt(2 * self.config.depth)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits ``(batch, num_classes)``."""
-        return self.head(self.forward_features(images))
+        initialise_patches(self.patch_embed.proj)
+        initialise_tokens(self.cls_token, self.pos_embed)
+        initialise_head(self.head)
+        initialise_blocks(blocks)
 
     def forward_features(self, images: Tensor, taps: Taps | None = None) -> Tensor:
         """Return the feature under the head, ``(batch, d_model)``: the class token, or the mean over the tokens.
@@ -151,55 +127,15 @@ class Vim(nn.Module):
             x = torch.cat([x[:, :p], self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x[:, p:]], dim=1)
         x = x + self.pos_embed
         for i, layer in enumerate(self.layers):
-            if taps is None or not taps.wants(i):
-                x = layer(x)
-            elif taps.wants_directions:
-                x, directions = layer(x, return_directions=True)
-                taps.record(i, self._visual(x), [self._visual(f) for f in directions])
-            else:
-                x = layer(x)
-                taps.record(i, self._visual(x), [])
+            x = run_block(layer, x, i, taps, self._visual)
         x = x.to(self.norm_f.weight.dtype)
         return self.norm_f(x).mean(1) if p is None else self.norm_f(x[:, p])
-
-    def clone_roles(self) -> dict[str, Role]:
-        """Role of every parameter, for :func:`transmamba.distill.subclone`."""
-        return {name: _role(name) for name, _ in self.named_parameters()}
 
     def _visual(self, x: Tensor) -> Tensor:
         p = self.class_position
         if p is None:
             return x
         return x[:, 1:] if p == 0 else torch.cat([x[:, :p], x[:, p + 1 :]], dim=1)
-
-
-_OUTSIDE = {
-    "cls_token": "class_token",
-    "pos_embed": "position",
-    "patch_embed.proj.weight": "patch_weight",
-    "patch_embed.proj.bias": "patch_bias",
-    "norm_f.weight": "final_norm_weight",
-    "norm_f.bias": "final_norm_bias",
-    "head.weight": "head_weight",
-    "head.bias": "head_bias",
-}
-_IN_LAYER = {
-    "norm.weight": "norm1_weight",
-    "norm.bias": "norm1_bias",
-    "norm2.weight": "norm2_weight",
-    "norm2.bias": "norm2_bias",
-    "mlp.fc1.weight": "fc1_weight",
-    "mlp.fc1.bias": "fc1_bias",
-    "mlp.fc2.weight": "fc2_weight",
-    "mlp.fc2.bias": "fc2_bias",
-}
-
-
-def _role(name: str) -> Role:
-    layer = re.match(r"layers\.(\d+)\.(.+)", name)
-    if layer is None:
-        return Role(_OUTSIDE[name])
-    return Role(_IN_LAYER.get(layer[2], "mixer"), int(layer[1]))
 
 
 register_model("vim_tiny", Vim, VimConfig())

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from transmamba.layers import PatchEmbed, RMSNorm, TransMambaBlock, create_norm
+from transmamba.layers import BiMamba, PatchEmbed, RMSNorm, TransMambaBlock, create_norm
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
@@ -12,7 +12,7 @@ from transmamba.layers import PatchEmbed, RMSNorm, TransMambaBlock, create_norm
 @pytest.mark.parametrize("divide", [True, False])
 def test_mean_of_direction_features_is_the_output(norm, d_hidden, divide):
     torch.manual_seed(0)
-    block = TransMambaBlock(10, d_hidden, d_state=4, norm=norm, if_divide_out=divide).double()
+    block = TransMambaBlock(BiMamba(10, 4, if_divide_out=divide), d_hidden, norm).double()
     x = torch.randn(2, 6, 10, dtype=torch.double)
     out, features = block(x, return_directions=True)
     assert len(features) == len(block.directions) == 2
@@ -23,7 +23,7 @@ def test_mean_of_direction_features_is_the_output(norm, d_hidden, divide):
 
 def test_block_is_prenorm_mixer_then_mlp():
     torch.manual_seed(0)
-    block = TransMambaBlock(10, 20, d_state=4).double()
+    block = TransMambaBlock(BiMamba(10, 4), 20).double()
     x = torch.randn(2, 6, 10, dtype=torch.double)
     h = x + block.mixer(block.norm(x))
     expected = h + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(h))))
@@ -33,7 +33,7 @@ def test_block_is_prenorm_mixer_then_mlp():
 def test_forward_feature_does_not_see_later_tokens_in_its_scan():
     """Without an MLP the forward direction's feature is causal and the backward one's anti-causal."""
     torch.manual_seed(0)
-    block = TransMambaBlock(8, 0, d_state=3).double()
+    block = TransMambaBlock(BiMamba(8, 3)).double()
     x = torch.randn(1, 7, 8, dtype=torch.double, requires_grad=True)
     _, (forward, backward) = block(x, return_directions=True)
     (seen,) = torch.autograd.grad(forward[0, 3].sum(), x, retain_graph=True)
@@ -45,7 +45,7 @@ def test_forward_feature_does_not_see_later_tokens_in_its_scan():
 
 
 def test_residual_stream_stays_float32_with_16_bit_weights():
-    block = TransMambaBlock(8, 16, d_state=3).bfloat16()
+    block = TransMambaBlock(BiMamba(8, 3), 16).bfloat16()
     assert block(torch.randn(1, 4, 8, dtype=torch.bfloat16)).dtype == torch.float32
 
 
@@ -80,4 +80,4 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"\(batch, 1, 8, 8\), got \(2, 3, 8, 8\)"):
         PatchEmbed(8, 2, 1, 4)(torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="d_hidden"):
-        TransMambaBlock(8, -1)
+        TransMambaBlock(BiMamba(8), -1)

@@ -1,0 +1,50 @@
+"""How the students start, outside the scans, which :mod:`transmamba.layers` starts itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from transmamba.layers import TransMambaBlock
+
+
+def initialise_blocks(blocks: Sequence[TransMambaBlock]) -> None:
+    """Scale what blocks add to the residual stream to their number.
+
+    Without MLPs the mixers' outputs are scaled, as in the published Vim and Mamba. Beside an MLP only the MLP's are: a
+    fresh mixer is far quieter than the attention it stands for already.
+    """
+    with torch.no_grad():
+        for block in blocks:
+            if block.mlp is None:
+                block.get_submodule(block.mixer_name).out_proj.weight /= math.sqrt(len(blocks))  # type: ignore
+                continue
+            for linear in (block.mlp.fc1, block.mlp.fc2):
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
+            block.mlp.fc2.weight /= math.sqrt(2 * len(blocks))
+
+
+def initialise_patches(proj: nn.Conv2d | nn.Conv3d) -> None:
+    """Start a patch embedding so that it keeps the size of white noise."""
+    nn.init.normal_(proj.weight, std=proj.weight[0].numel() ** -0.5)
+    if proj.bias is not None:
+        nn.init.zeros_(proj.bias)
+
+
+def initialise_tokens(*tokens: Tensor | None) -> None:
+    """Start class tokens and position embeddings near 0."""
+    for token in tokens:
+        if token is not None:
+            nn.init.trunc_normal_(token, std=0.02)
+
+
+def initialise_head(head: nn.Module) -> None:
+    """Start a classifier, if there is one, near 0."""
+    for linear in head.modules():
+        if isinstance(linear, nn.Linear):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
