@@ -5,5 +5,6 @@ from transmamba.layers.block import MLP, TransMambaBlock
 from transmamba.layers.mamba import Mamba
 from transmamba.layers.norm import RMSNorm, create_norm
 from transmamba.layers.patch_embed import PatchEmbed
+from transmamba.layers.plain_mamba import PlainMamba2D
 
-__all__ = ["MLP", "BiMamba", "Mamba", "PatchEmbed", "RMSNorm", "TransMambaBlock", "create_norm"]
+__all__ = ["MLP", "BiMamba", "Mamba", "PatchEmbed", "PlainMamba2D", "RMSNorm", "TransMambaBlock", "create_norm"]
