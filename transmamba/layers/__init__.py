@@ -6,5 +6,16 @@ from transmamba.layers.mamba import Mamba
 from transmamba.layers.norm import RMSNorm, create_norm
 from transmamba.layers.patch_embed import PatchEmbed
 from transmamba.layers.plain_mamba import PlainMamba2D
+from transmamba.layers.ss2d import SS2D
 
-__all__ = ["MLP", "BiMamba", "Mamba", "PatchEmbed", "PlainMamba2D", "RMSNorm", "TransMambaBlock", "create_norm"]
+__all__ = [
+    "MLP",
+    "SS2D",
+    "BiMamba",
+    "Mamba",
+    "PatchEmbed",
+    "PlainMamba2D",
+    "RMSNorm",
+    "TransMambaBlock",
+    "create_norm",
+]

@@ -6,12 +6,15 @@ from transmamba.models.registry import create_model, list_models, register_model
 from transmamba.models.roles import Role
 from transmamba.models.student import Student
 from transmamba.models.vim import Vim, VimConfig
+from transmamba.models.vmamba import VMamba, VMambaConfig
 
 __all__ = [
     "PlainMamba",
     "PlainMambaConfig",
     "Role",
     "Student",
+    "VMamba",
+    "VMambaConfig",
     "Vim",
     "VimConfig",
     "create_model",

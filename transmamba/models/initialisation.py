@@ -42,9 +42,10 @@ def initialise_tokens(*tokens: Tensor | None) -> None:
             nn.init.trunc_normal_(token, std=0.02)
 
 
-def initialise_head(head: nn.Module) -> None:
-    """Start a classifier, if there is one, near 0."""
-    for linear in head.modules():
+def initialise_linears(module: nn.Module) -> None:
+    """Start every linear map within ``module``, a classifier or a whole model, near 0."""
+    for linear in module.modules():
         if isinstance(linear, nn.Linear):
             nn.init.trunc_normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from transmamba.layers import PatchEmbed, PlainMamba2D, TransMambaBlock, create_norm
 from transmamba.layers.checks import positive_int
-from transmamba.models.initialisation import initialise_blocks, initialise_head, initialise_patches, initialise_tokens
+from transmamba.models.initialisation import (
+    initialise_blocks,
+    initialise_linears,
+    initialise_patches,
+    initialise_tokens,
+)
 from transmamba.models.registry import register_model
 from transmamba.models.student import Student, run_block
 
@@ -109,7 +114,7 @@ class PlainMamba(Student):
         self.head = nn.Sequential()
         if config.num_classes:
             self.head.add_module("fc", nn.Linear(config.d_model, config.num_classes))
-        initialise_head(self.head)
+        initialise_linears(self.head)
 
     def forward_features(self, images: Tensor, taps: Taps | None = None) -> Tensor:
         """Return the feature under the head, ``(batch, d_model)``: the mean over the tokens.

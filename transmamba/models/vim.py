@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from transmamba.layers import BiMamba, PatchEmbed, TransMambaBlock, create_norm
 from transmamba.layers.checks import positive_int
-from transmamba.models.initialisation import initialise_blocks, initialise_head, initialise_patches, initialise_tokens
+from transmamba.models.initialisation import (
+    initialise_blocks,
+    initialise_linears,
+    initialise_patches,
+    initialise_tokens,
+)
 from transmamba.models.registry import register_model
 from transmamba.models.student import Student, run_block
 
@@ -113,7 +118,7 @@ class Vim(Student):
         self.head = nn.Linear(d, config.num_classes) if config.num_classes else nn.Identity()
         initialise_patches(self.patch_embed.proj)
         initialise_tokens(self.cls_token, self.pos_embed)
-        initialise_head(self.head)
+        initialise_linears(self.head)
         initialise_blocks(blocks)
 
     def forward_features(self, images: Tensor, taps: Taps | None = None) -> Tensor:

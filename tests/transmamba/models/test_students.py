@@ -13,6 +13,7 @@ SMALL = {"d_model": 16, "depth": 2, "d_state": 3, "num_classes": 5}
 STUDENTS = {
     "transmamba_vim_micro": SMALL,
     "transmamba_plainmamba_micro": SMALL,
+    "transmamba_vmamba_micro": {"dims": (12, 20), "depths": (1, 2), "d_state": 3, "num_classes": 5},
 }
 
 
@@ -34,9 +35,9 @@ def name(request):
 def test_names():
     assert set(STUDENTS) <= set(list_models())
     assert {f"plainmamba_l{size}" for size in (1, 2, 3)} <= set(list_models())
-    assert {f"transmamba_{kind}_{size}" for kind in ("vim", "plainmamba") for size in ("tiny", "small", "base")} <= set(
-        list_models()
-    )
+    assert {f"vmamba_{size}" for size in ("tiny", "small", "base")} <= set(list_models())
+    kinds, sizes = ("vim", "plainmamba", "vmamba"), ("tiny", "small", "base")
+    assert {f"transmamba_{kind}_{size}" for kind in kinds for size in sizes} <= set(list_models())
 
 
 def test_mean_of_direction_features_is_the_layers_output(name):
