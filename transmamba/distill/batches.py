@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -13,7 +15,7 @@ def first_and_all(images: Iterable[Tensor] | None) -> tuple[Tensor | None, Itera
 
     Raises:
         ValueError: There is no batch.
-        TypeError: The first is no tensor ``(batch, channels, H, W)``.
+        TypeError: The first is no tensor; see :func:`check_batch`.
     """
     if images is None:
         return None, None
@@ -21,6 +23,20 @@ def first_and_all(images: Iterable[Tensor] | None) -> tuple[Tensor | None, Itera
     first = next(rest, None)
     if first is None:
         raise ValueError("images must hold at least one image")
-    if not isinstance(first, Tensor) or first.dim() != 4:
-        raise TypeError(f"images must yield tensors (batch, channels, H, W), got {type(first).__name__}")
+    check_batch(first)
     return first, itertools.chain([first], rest)
+
+
+def check_batch(images: object) -> None:
+    """Raise unless ``images`` is a tensor ``(batch, channels, H, W)``, or with frames before ``H``."""
+    if not isinstance(images, Tensor) or images.dim() not in (4, 5):
+        raise TypeError(f"images must yield tensors (batch, channels, H, W), got {type(images).__name__}")
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images or videos with frames of ``size`` x ``size``."""
+    if tuple(images.shape[-2:]) == (size, size):
+        return images
+    if images.dim() == 5:
+        return torch.stack([resized(frame, size) for frame in images.unbind(2)], dim=2)
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)

@@ -128,8 +128,8 @@ def _indices(d_student: int, d_teacher: int, channels: Sequence[int] | None) -> 
 def resample_tokens(tokens: Tensor, grid: tuple[int, ...] | None, new_grid: tuple[int, ...] | None) -> Tensor:
     """Resample ``(batch, tokens, channels)`` from one grid to another, bicubic; unchanged when the grids agree.
 
-    Grids are ``(h, w)``, or ``(frames, h, w)``: a video is resampled frame by frame, and keeps their number. None is a
-    sequence, whose tokens are those of the other side as they are.
+    Grids are ``(h, w)``, or ``(frames, h, w)``: a video is resampled frame by frame, and as many frames as make one of
+    the new grid are averaged. None is a sequence, whose tokens are those of the other side as they are.
 
     Raises:
         ValueError: The number of tokens is not that of the grid, or the grids are of different kinds.
@@ -139,10 +139,12 @@ def resample_tokens(tokens: Tensor, grid: tuple[int, ...] | None, new_grid: tupl
         raise ValueError(f"tokens must have shape (batch, {count}, channels), got {tuple(tokens.shape)}")
     if grid is None and new_grid is None:
         return tokens
-    if grid is None or new_grid is None or grid[:-2] != new_grid[:-2]:
+    if grid is None or new_grid is None or len(grid) != len(new_grid) or (len(grid) == 3 and grid[0] % new_grid[0]):
         raise ValueError(f"tokens on a grid {grid} cannot be resampled to {new_grid}")
     if tuple(grid) == tuple(new_grid):
         return tokens
+    if len(grid) == 3 and grid[0] != new_grid[0]:
+        tokens = tokens.unflatten(1, (new_grid[0], -1, grid[1] * grid[2])).mean(2).flatten(1, 2)
     # Antialiasing matters when the student's grid is the coarser one.
     image = tokens.unflatten(1, (-1, grid[-2] * grid[-1])).flatten(0, 1).transpose(1, 2).unflatten(2, grid[-2:])
     image = F.interpolate(image, size=new_grid[-2:], mode="bicubic", align_corners=False, antialias=True)

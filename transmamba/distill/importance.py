@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from transmamba.distill.batches import check_batch
 from transmamba.teachers import Teacher
 
 IMPORTANCES = ("activation", "stability", "magnitude", "first")
@@ -80,8 +81,7 @@ def _activation(teacher: Teacher, images: Iterable[Tensor] | None) -> Importance
     seen = 0
     try:
         for batch in images:
-            if not isinstance(batch, Tensor) or batch.dim() != 4:
-                raise TypeError(f"images must yield tensors (batch, channels, H, W), got {type(batch).__name__}")
+            check_batch(batch)
             seen += batch.shape[0]
             for total, feature in zip(channels, teacher(batch).features, strict=True):
                 total += feature.abs().flatten(0, -2).sum(0).double().cpu()

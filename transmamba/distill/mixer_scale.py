@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transmamba.distill.batches import resized
 from transmamba.teachers import Teacher
 
 # Beyond this a factor says that something is broken, not that it is quiet.
@@ -52,12 +52,10 @@ def mixer_scales(
     own: list[float] = []
     size: int = student.config.image_size  # type: ignore[union-attr, assignment]
     device = next(student.parameters()).device
-    if tuple(images.shape[2:]) != (size, size):
-        images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     mixers = [student.get_submodule(path) for path in outputs]
     hooks = [part.register_forward_hook(lambda _m, _a, out: own.append(_spread(_variances(out)))) for part in mixers]
     try:
-        torch.func.functional_call(student, values, (images.to(device),))
+        torch.func.functional_call(student, values, (resized(images, size).to(device),))
     finally:
         for hook in hooks:
             hook.remove()

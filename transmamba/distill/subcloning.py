@@ -197,7 +197,8 @@ class _Cloner:
 
     def _position(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
         special = self.teacher.spec.special_tokens
-        grid: tuple[int, ...] = self.student.grid  # type: ignore[assignment]
+        whole: tuple[int, ...] = self.student.grid  # type: ignore[assignment]
+        grid = whole[-2:]  # of one frame
         at: int | None = self.student.class_position  # type: ignore[assignment]
         position = self.teacher.part("position").detach()
         patches = resample_tokens(position[:, special:], self.teacher.grid, grid)
@@ -215,14 +216,19 @@ class _Cloner:
         if weight.shape[1] != parameter.shape[1]:
             reason = f"image channels differ: student {parameter.shape[1]}, teacher {weight.shape[1]}"
             return self._keep(name, parameter, reason)
-        size, new = weight.shape[2:], parameter.shape[2:]
-        if size == new:
-            return self._copy(name, parameter, "patch", "weight", {0: self.residual("patch", None)})
-        # A flat image must give the same token: the sum over the kernel is what has to stay.
-        scale = size.numel() / new.numel()
-        weight = F.interpolate(weight, size=tuple(new), mode="bicubic", align_corners=False, antialias=True)
-        note = f"kernel resampled from {_by(size)} to {_by(new)}"
         axes = {0: self.residual("patch", None)}
+        size, new = weight.shape[2:], parameter.shape[-2:]
+        if size == parameter.shape[2:]:
+            return self._copy(name, parameter, "patch", "weight", axes)
+        # A flat image must give the same token: the sum over the kernel is what has to stay.
+        scale, note = size.numel() / new.numel(), ""
+        if size != new:
+            weight = F.interpolate(weight, size=tuple(new), mode="bicubic", align_corners=False, antialias=True)
+            note = f"kernel resampled from {_by(size)} to {_by(new)}"
+        if parameter.dim() == 5:
+            frames = parameter.shape[2]
+            weight = F.pad(weight.unsqueeze(2), (0, 0, 0, 0, frames // 2, frames - 1 - frames // 2))
+            note = f"{note}; in the middle of {frames} frames" if note else f"in the middle of {frames} frames"
         return self._copy(name, parameter, "patch", "weight", axes, value=weight, extra_scale=scale, note=note)
 
     def _copy(

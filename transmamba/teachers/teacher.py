@@ -23,12 +23,12 @@ class TeacherOutput:
     Attributes:
         logits: ``(batch, num_classes)``.
         features: After each layer, ``(batch, L, d_model)``: patches in raster order, special tokens dropped.
-        grid: ``(h, w)`` with ``h * w = L``.
+        grid: ``(h, w)`` with ``h * w = L``, or ``(frames, h, w)`` of a video.
     """
 
     logits: Tensor
     features: list[Tensor]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
 
 
 class Teacher(nn.Module):
@@ -79,8 +79,17 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
-        """Logits and features of ``images`` ``(batch, channels, H, W)``."""
+        """Logits and features of ``images`` ``(batch, channels, H, W)``.
+
+        A video ``(batch, channels, frames, H, W)`` is looked at frame by frame: the features are those of all frames
+        one after the other, the logits their mean.
+        """
         self.eval()
+        if images.dim() == 5:
+            frames = images.shape[2]
+            each = self(images.transpose(1, 2).flatten(0, 1))
+            features = [f.unflatten(0, (-1, frames)).flatten(1, 2) for f in each.features]
+            return TeacherOutput(each.logits.unflatten(0, (-1, frames)).mean(1), features, (frames, *each.grid))
         with self._taps() as features:
             logits = self.model(pixel_values=images).logits
         return TeacherOutput(logits, [f[:, self.spec.special_tokens :] for f in features], self.grid)

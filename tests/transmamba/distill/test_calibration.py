@@ -99,3 +99,30 @@ def test_bad_layer_map():
         layer_map([0, 1, 3], 3, 3)
     with pytest.raises(TypeError, match="ints"):
         layer_map([0.0, 1, 2], 3, 3)
+
+
+def test_videos_are_resampled_frame_by_frame():
+    tokens = torch.randn(2, 4 * 9, 3)
+    frames = tokens.view(2, 4, 9, 3)
+    small = resample_tokens(tokens, (4, 3, 3), (2, 2, 2)).view(2, 2, 4, 3)
+    for t in (0, 1):
+        expected = resample_tokens(frames[:, 2 * t : 2 * t + 2].mean(1), (3, 3), (2, 2))
+        torch.testing.assert_close(small[:, t], expected)
+    for grid in (None, (3, 3, 3), (6, 6)):
+        with pytest.raises(ValueError, match="cannot be resampled"):
+            resample_tokens(tokens, (4, 3, 3), grid)
+    assert resample_tokens(tokens, None, None) is tokens
+
+
+def test_layers_of_different_width():
+    calibration = Calibration([2, 6], 4, 2, "pad", channels=[[3, 0], [5, 1, 2, 4]])
+    narrow = calibration(torch.tensor([[[1.0, 2.0]]]), 0)
+    torch.testing.assert_close(narrow, F.layer_norm(torch.tensor([[[2.0, 0.0, 0.0, 1.0]]]), (4,)))
+    wide = torch.randn(1, 1, 6)
+    torch.testing.assert_close(calibration(wide, 1), F.layer_norm(wide, (6,)))
+    feature = torch.randn(1, 1, 4)
+    target = F.layer_norm(feature, (4,))
+    torch.testing.assert_close(calibration.teacher(feature, (1, 1), (1, 1), 0), target)
+    torch.testing.assert_close(calibration.teacher(feature, (1, 1), (1, 1), 1)[..., [5, 1, 2, 4]], target)
+    with pytest.raises(ValueError, match="one width for each of 3 layers"):
+        Calibration([2, 6], 4, 3)
