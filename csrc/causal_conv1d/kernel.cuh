@@ -214,8 +214,9 @@ __device__ __forceinline__ void input_gradients(const ConvFilter& filter, const 
   }
 }
 
-// A block takes `tiles` tiles of tokens one after the other: so many sums over tokens are one part.
-__global__ void __launch_bounds__(kConvThreads) causal_conv1d_backward_kernel(CausalConv1dBackward conv, int tiles) {
+// A block takes `tiles` tiles of tokens one after the other: so many sums over tokens are one part. With room for more
+// than four blocks at a time the compiler would spill registers on some GPUs.
+__global__ void __launch_bounds__(kConvThreads, 4) causal_conv1d_backward_kernel(CausalConv1dBackward conv, int tiles) {
   const int width = int(conv.weight.shape[1]), past = width - 1;
   const int row_count = kConvTokens + past, whole = conv_whole_runs(row_count);
   const int own = conv.reverse ? past : 0;  // the first of the rows of g that are the block's own
