@@ -1,0 +1,182 @@
+"""What both passes of the Triton scan share: how tensors are described to a kernel, and where a program stands in them.
+
+A program walks along one sequence with the states of one tile of channels, ``(BLOCK, PADDED)``, in registers. Channels
+and states beyond the tensors' own are zero and stay zero; so does a step beyond the last change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from transmamba_kernels.triton_math import softplus
+
+
+class Sequence(NamedTuple):
+    """``(batch, d_inner, length)``: memory, and strides in elements."""
+
+    data: Any
+    batch: Any
+    channel: Any
+    time: Any
+
+
+class Coefficients(NamedTuple):
+    """B or C: memory, and strides in elements; 0 along what it does not have."""
+
+    data: Any
+    batch: Any
+    group: Any
+    channel: Any
+    state: Any
+    time: Any
+
+
+class States(NamedTuple):
+    """``(entries, d_inner, d_state)``, or A with an entry stride of 0."""
+
+    data: Any
+    entry: Any
+    channel: Any
+    state: Any
+
+
+class Channels(NamedTuple):
+    """``(batch, d_inner)``, or ``(d_inner,)`` with a batch stride of 0."""
+
+    data: Any
+    batch: Any
+    channel: Any
+
+
+class Tile(NamedTuple):
+    """Where a program stands."""
+
+    entry: Any  # a batch entry, or a packed sequence
+    batch: Any
+    group: Any
+    index: Any  # of the tile within its group
+    channels: Any  # (BLOCK,)
+    inside: Any  # (BLOCK,): which of them exist
+    states: Any  # (PADDED,)
+    exist: Any  # (PADDED,)
+    start: Any  # of the sequence, and its end
+    end: Any
+
+
+class Step(NamedTuple):
+    """Where a step of the walk stands."""
+
+    token: Any  # row of u, z and out
+    time: Any  # row of delta, B and C
+    there: Any  # whether there is such a step
+
+
+@triton.jit
+def this_tile(offsets, length, groups, group_channels, BLOCK: tl.constexpr, STATES: tl.constexpr, PADDED: tl.constexpr):
+    """The tile of this program; none has channels of two groups."""
+    group_tiles = tl.cdiv(group_channels, BLOCK)
+    program = tl.program_id(0)
+    index = program % group_tiles
+    group = program // group_tiles % groups
+    entry = (program // group_tiles // groups).to(tl.int64)
+    within = index * BLOCK + tl.arange(0, BLOCK)
+    channels = (group * group_channels + within).to(tl.int64)
+    states = tl.arange(0, PADDED)
+    batch, start, end = entry, (entry * 0).to(tl.int32), (entry * 0).to(tl.int32) + length
+    if offsets is not None:
+        batch, start, end = entry * 0, tl.load(offsets + entry), tl.load(offsets + entry + 1)
+    return Tile(
+        entry, batch, group, index, channels, within < group_channels, states.to(tl.int64), states < STATES, start, end
+    )
+
+
+@triton.jit
+def step_at(position, tile, order, REVERSE: tl.constexpr, PERMUTE: tl.constexpr):
+    """The step at a position of the walk."""
+    there = position < tile.end - tile.start
+    time = tile.end - 1 - position if REVERSE else tile.start + position
+    token = time
+    if order is not None:
+        token = tl.load(order + time, mask=there, other=0)
+        time = token if PERMUTE else time
+    return Step(token, time, there)
+
+
+@triton.jit
+def sequence_pointers(x, tile, row):
+    """Of the tile's channels in one row, ``(BLOCK,)``."""
+    return x.data + tile.batch * x.batch + tile.channels * x.channel + row.to(tl.int64) * x.time
+
+
+@triton.jit
+def load_sequence(x, tile, row, there):
+    """One row of the tile's channels, ``(BLOCK,)``; 0 where it is not given or there is none."""
+    if x is None:
+        return 0.0
+    else:
+        return tl.load(sequence_pointers(x, tile, row), mask=tile.inside & there, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_channels(x, tile):
+    """``(BLOCK,)``; 0 where it is not given."""
+    if x is None:
+        return 0.0
+    else:
+        pointers = x.data + tile.batch * x.batch + tile.channels * x.channel
+        return tl.load(pointers, mask=tile.inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def state_pointers(x, entry, tile):
+    """``(BLOCK, PADDED)``."""
+    return x.data + entry * x.entry + tile.channels[:, None] * x.channel + tile.states[None, :] * x.state
+
+
+@triton.jit
+def load_states(x, entry, tile):
+    """``(BLOCK, PADDED)``; 0 where it is not given."""
+    if x is None:
+        return tl.zeros((tile.channels.shape[0], tile.states.shape[0]), tl.float32)
+    else:
+        mask = tile.inside[:, None] & tile.exist[None, :]
+        return tl.load(state_pointers(x, entry, tile), mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_states(x, entry, tile, values):
+    """``(BLOCK, PADDED)``, in the dtype of ``x``."""
+    mask = tile.inside[:, None] & tile.exist[None, :]
+    tl.store(state_pointers(x, entry, tile), values.to(x.data.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_coefficients(M, tile, time, there):
+    """B or C of one row: ``(1, PADDED)``, for all channels."""
+    pointers = M.data + tile.batch * M.batch + tile.group * M.group + tile.states * M.state
+    pointers += time.to(tl.int64) * M.time
+    return tl.load(pointers, mask=tile.exist & there, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def load_constant(M, tile, KIND: tl.constexpr):
+    """B or C that is constant over time: ``(1, PADDED)``, or ``(BLOCK, PADDED)`` where each channel has its own."""
+    if KIND == "time":
+        return 0.0
+    elif KIND == "channel":
+        pointers = M.data + tile.channels[:, None] * M.channel + tile.states[None, :] * M.state
+        return tl.load(pointers, mask=tile.inside[:, None] & tile.exist[None, :], other=0.0).to(tl.float32)
+    else:
+        return load_coefficients(M, tile, tile.start, True)
+
+
+@triton.jit
+def step_size(delta, bias, there, SOFTPLUS: tl.constexpr):
+    """dt and its slope in delta; dt is 0 where there is no step, which leaves the state as it is."""
+    x, slope = delta + bias, 1.0
+    if SOFTPLUS:
+        x, slope = softplus(x)
+    return tl.where(there, x, 0.0), slope
