@@ -15,19 +15,21 @@ from transmamba_kernels.selective_scan.triton_tile import Channels, Coefficients
 
 CHUNK = 64  # steps from one checkpoint to the next
 FORWARD_STEPS = 4  # steps whose loads are issued together
-TILE = 512  # states that a program holds, where there are as many
+LANES = 32  # of a program: one channel each where it has 16 states or fewer
+TILE = 16 * LANES  # states of a program
 
 
 def new_checkpoints(u: Tensor, A: Tensor, B: Tensor, C: Tensor, sequences: int | None) -> Tensor:
-    """The states at the start of each chunk, ``(batch * chunks, d_inner, d_state)`` in float32.
+    """The states at the start of each chunk, ``(batch * chunks, d_inner, d_state)`` in float32, channels side by side.
 
     Of packed sequences some are not used, and zero: ``sequences`` is their number.
     """
     batch, d_inner, length = u.shape
-    kind = {"device": u.device, "dtype": torch.float32}
     if sequences is None:
-        return torch.empty((batch * -(-length // CHUNK), d_inner, A.shape[1]), **kind)
-    return torch.zeros((length // CHUNK + sequences, d_inner, A.shape[1]), **kind)
+        checkpoints = u.new_empty((batch * -(-length // CHUNK), A.shape[1], d_inner), dtype=torch.float32)
+    else:
+        checkpoints = u.new_zeros((length // CHUNK + sequences, A.shape[1], d_inner), dtype=torch.float32)
+    return checkpoints.transpose(1, 2)
 
 
 def scan_forward(
@@ -88,7 +90,7 @@ class _Plan:
         padded = triton.next_power_of_2(d_state)
         self.groups = max(M.shape[1] if M.dim() == 4 else 1 for M in (B, C))
         group_channels = d_inner // self.groups
-        block = max(1, min(TILE // padded, triton.next_power_of_2(group_channels)))
+        block = max(1, min(LANES, TILE // padded, triton.next_power_of_2(group_channels)))
         self.group_tiles = triton.cdiv(group_channels, block)
         self.entries = batch if offsets is None else offsets.shape[0] - 1
         self.grid = (self.entries * self.groups * self.group_tiles,)
@@ -106,7 +108,7 @@ class _Plan:
             "PADDED": padded,
             "BLOCK": block,
             "CHUNK": CHUNK,
-            "num_warps": max(1, min(4, block * padded // 128)),
+            "num_warps": 1,
         }
 
 

@@ -102,8 +102,8 @@ def scan_forward(
             for j in tl.static_range(STEPS):
                 x = loaded[j]
                 dt, _ = step_size(x.delta, bias, x.step.there, SOFTPLUS)
-                h = tl.exp2(dt[:, None] * a) * h + (dt * x.u)[:, None] * x.B
-                y = tl.sum(h * x.C, axis=1)
+                h = tl.exp2(dt[None, :] * a) * h + (dt * x.u)[None, :] * x.B
+                y = tl.sum(h * x.C, axis=0)
                 if D is not None:
                     y += D_e * x.u
                 if addend is not None:

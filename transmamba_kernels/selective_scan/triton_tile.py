@@ -1,7 +1,8 @@
 """What both passes of the Triton scan share: how tensors are described to a kernel, and where a program stands in them.
 
-A program walks along one sequence with the states of one tile of channels, ``(BLOCK, PADDED)``, in registers. Channels
-and states beyond the tensors' own are zero and stay zero; so does a step beyond the last change nothing.
+A program is one warp that walks along one sequence with the states of one tile of channels, ``(PADDED, BLOCK)``, in
+registers. Channels and states beyond the tensors' own are zero and stay zero, and a step beyond the last changes
+nothing.
 """
 
 from __future__ import annotations
@@ -132,43 +133,48 @@ def load_channels(x, tile):
 
 @triton.jit
 def state_pointers(x, entry, tile):
-    """``(BLOCK, PADDED)``."""
-    return x.data + entry * x.entry + tile.channels[:, None] * x.channel + tile.states[None, :] * x.state
+    """``(PADDED, BLOCK)``.
+
+    That neighbours may lie side by side in memory is hidden: the compiler would give a lane a few states of several
+    channels to load them faster, once, and then compute dt for each channel in several lanes, at every step.
+    """
+    pointers = x.data + entry * x.entry + tile.channels[None, :] * x.channel + tile.states[:, None] * x.state
+    return tl.max_contiguous(pointers, (1, 1))
 
 
 @triton.jit
 def load_states(x, entry, tile):
-    """``(BLOCK, PADDED)``; 0 where it is not given."""
+    """``(PADDED, BLOCK)``; 0 where it is not given."""
     if x is None:
-        return tl.zeros((tile.channels.shape[0], tile.states.shape[0]), tl.float32)
+        return tl.zeros((tile.states.shape[0], tile.channels.shape[0]), tl.float32)
     else:
-        mask = tile.inside[:, None] & tile.exist[None, :]
+        mask = tile.exist[:, None] & tile.inside[None, :]
         return tl.load(state_pointers(x, entry, tile), mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def store_states(x, entry, tile, values):
-    """``(BLOCK, PADDED)``, in the dtype of ``x``."""
-    mask = tile.inside[:, None] & tile.exist[None, :]
+    """``(PADDED, BLOCK)``, in the dtype of ``x``."""
+    mask = tile.exist[:, None] & tile.inside[None, :]
     tl.store(state_pointers(x, entry, tile), values.to(x.data.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def load_coefficients(M, tile, time, there):
-    """B or C of one row: ``(1, PADDED)``, for all channels."""
+    """B or C of one row: ``(PADDED, 1)``, for all channels."""
     pointers = M.data + tile.batch * M.batch + tile.group * M.group + tile.states * M.state
     pointers += time.to(tl.int64) * M.time
-    return tl.load(pointers, mask=tile.exist & there, other=0.0).to(tl.float32)[None, :]
+    return tl.load(pointers, mask=tile.exist & there, other=0.0).to(tl.float32)[:, None]
 
 
 @triton.jit
 def load_constant(M, tile, KIND: tl.constexpr):
-    """B or C that is constant over time: ``(1, PADDED)``, or ``(BLOCK, PADDED)`` where each channel has its own."""
+    """B or C that is constant over time: ``(PADDED, 1)``, or ``(PADDED, BLOCK)`` where each channel has its own."""
     if KIND == "time":
         return 0.0
     elif KIND == "channel":
-        pointers = M.data + tile.channels[:, None] * M.channel + tile.states[None, :] * M.state
-        return tl.load(pointers, mask=tile.inside[:, None] & tile.exist[None, :], other=0.0).to(tl.float32)
+        pointers = M.data + tile.channels[None, :] * M.channel + tile.states[:, None] * M.state
+        return tl.load(pointers, mask=tile.exist[:, None] & tile.inside[None, :], other=0.0).to(tl.float32)
     else:
         return load_coefficients(M, tile, tile.start, True)
 
