@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from transmamba_kernels.selective_scan.triton_tile import (
+    advance,
     load_channels,
     load_coefficients,
     load_constant,
@@ -102,7 +103,7 @@ def scan_forward(
             for j in tl.static_range(STEPS):
                 x = loaded[j]
                 dt, _ = step_size(x.delta, bias, x.step.there, SOFTPLUS)
-                h = tl.exp2(dt[None, :] * a) * h + (dt * x.u)[None, :] * x.B
+                h = advance(h, dt, x.u, x.B, a)
                 y = tl.sum(h * x.C, axis=0)
                 if D is not None:
                     y += D_e * x.u

@@ -59,6 +59,7 @@ class Tile(NamedTuple):
     batch: Any
     group: Any
     index: Any  # of the tile within its group
+    group_tiles: Any  # their number
     channels: Any  # (BLOCK,)
     inside: Any  # (BLOCK,): which of them exist
     states: Any  # (PADDED,)
@@ -90,7 +91,17 @@ def this_tile(offsets, length, groups, group_channels, BLOCK: tl.constexpr, STAT
     if offsets is not None:
         batch, start, end = entry * 0, tl.load(offsets + entry), tl.load(offsets + entry + 1)
     return Tile(
-        entry, batch, group, index, channels, within < group_channels, states.to(tl.int64), states < STATES, start, end
+        entry,
+        batch,
+        group,
+        index,
+        group_tiles,
+        channels,
+        within < group_channels,
+        states.to(tl.int64),
+        states < STATES,
+        start,
+        end,
     )
 
 
@@ -129,6 +140,12 @@ def load_channels(x, tile):
     else:
         pointers = x.data + tile.batch * x.batch + tile.channels * x.channel
         return tl.load(pointers, mask=tile.inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_channels(x, tile, values):
+    """One row of ``(entries, d_inner)``."""
+    tl.store(x.data + tile.entry * x.batch + tile.channels * x.channel, values, mask=tile.inside)
 
 
 @triton.jit
@@ -181,8 +198,15 @@ def load_constant(M, tile, KIND: tl.constexpr):
 
 @triton.jit
 def step_size(delta, bias, there, SOFTPLUS: tl.constexpr):
-    """dt and its slope in delta; dt is 0 where there is no step, which leaves the state as it is."""
-    x, slope = delta + bias, 1.0
+    """dt and its slope in delta; 0 where there is no step, which leaves the state as it is."""
+    x = delta + bias
+    slope = tl.zeros_like(x) + 1.0
     if SOFTPLUS:
         x, slope = softplus(x)
-    return tl.where(there, x, 0.0), slope
+    return tl.where(there, x, 0.0), tl.where(there, slope, 0.0)
+
+
+@triton.jit
+def advance(h, dt, u, B, a):
+    """The state after a step; a is in units of log2."""
+    return tl.exp2(dt[None, :] * a) * h + (dt * u)[None, :] * B

@@ -1,0 +1,242 @@
+"""The backward pass of the selective scan in Triton; ``csrc/selective_scan/selective_scan.h`` has the mathematics."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from transmamba_kernels.selective_scan.triton_tile import (
+    advance,
+    load_channels,
+    load_coefficients,
+    load_constant,
+    load_sequence,
+    load_states,
+    sequence_pointers,
+    step_at,
+    step_size,
+    store_channels,
+    store_states,
+    this_tile,
+)
+from transmamba_kernels.triton_math import LN_2, LOG2_E, sigmoid
+
+
+class GroupParts(NamedTuple):
+    """What each part of the channels adds to dB or dC, ``(batch, groups, parts, length or 1, d_state)``."""
+
+    data: Any
+    batch: Any
+    group: Any
+    part: Any
+    time: Any
+    state: Any
+
+
+class Inputs(NamedTuple):
+    """Of one step, in float32."""
+
+    step: Any
+    u: Any
+    delta: Any
+    z: Any
+    dout: Any
+
+
+@triton.jit
+def _store_part(parts, part, tile, time, there, values):
+    """What this program's channels add to one row of dB or dC, ``(PADDED,)``."""
+    pointers = parts.data + tile.batch * parts.batch + tile.group * parts.group + part.to(tl.int64) * parts.part
+    pointers += time.to(tl.int64) * parts.time + tile.states * parts.state
+    tl.store(pointers, values, mask=tile.exist & there)
+
+
+@triton.jit
+def _store_sequence(x, tile, step, row, values, ADD: tl.constexpr):
+    """One row of du, ddelta or dz, or add to it."""
+    if ADD:
+        values += load_sequence(x, tile, row, step.there)
+    pointers = sequence_pointers(x, tile, row)
+    tl.store(pointers, values.to(x.data.dtype.element_ty), mask=tile.inside & step.there)
+
+
+@triton.jit
+def _store_constant(gradient, tile, values, KIND: tl.constexpr):
+    """This sequence's sum over time of dB or dC."""
+    if KIND == "channel":
+        store_states(gradient, tile.entry, tile, values)
+    else:
+        part = (tile.entry - tile.batch) * tile.group_tiles + tile.index
+        _store_part(gradient, part, tile, tile.start * 0, True, tl.sum(values, axis=1))
+
+
+@triton.jit
+def _scratch_pointers(scratch, entry, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+    """``(PADDED, BLOCK)``, read by the lanes that wrote it; see :func:`state_pointers`."""
+    within = tl.arange(0, PADDED)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    return scratch + entry * (PADDED * BLOCK) + tl.max_contiguous(within, (1, 1))
+
+
+@triton.jit
+def scan_backward(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    D,
+    z,
+    delta_bias,
+    offsets,
+    order,
+    checkpoints,
+    dout,
+    dlast_state,
+    du,
+    ddelta,
+    dA,
+    dB,
+    dC,
+    dD,
+    dz,
+    ddelta_bias,
+    dinitial_state,
+    scratch,
+    length,
+    groups,
+    group_channels,
+    chunks,
+    REVERSE: tl.constexpr,
+    PERMUTE: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    ADD_U: tl.constexpr,
+    ADD_DELTA: tl.constexpr,
+    ADD_Z: tl.constexpr,
+    B_KIND: tl.constexpr,
+    C_KIND: tl.constexpr,
+    STATES: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+    STEPS: tl.constexpr,
+):
+    """Walk back along one sequence with one tile of channels.
+
+    The states of a chunk are computed again from its checkpoint, and every STEPS-th is written to ``scratch``; the
+    STEPS between two of these are computed once more and held in registers. dA, dD and ddelta_bias are sums of this
+    sequence, dB and dC of this tile: they are added up afterwards, always in the same order.
+    """
+    tile = this_tile(offsets, length, groups, group_channels, BLOCK, STATES, PADDED)
+    a = load_states(A, 0, tile) * LOG2_E
+    adjoint = load_states(dlast_state, tile.entry, tile)  # exp(dt A) lambda of the step after
+    constant_B = load_constant(B, tile, B_KIND)
+    constant_C = load_constant(C, tile, C_KIND)
+    D_e = load_channels(D, tile)
+    bias = load_channels(delta_bias, tile)
+    sum_A = tl.zeros((PADDED, BLOCK), tl.float32)
+    sum_B = tl.zeros((PADDED, BLOCK), tl.float32)
+    sum_C = tl.zeros((PADDED, BLOCK), tl.float32)
+    sum_D = tl.zeros((BLOCK,), tl.float32)
+    sum_bias = tl.zeros((BLOCK,), tl.float32)
+    first_chunk = tile.entry * chunks + tile.start // CHUNK
+    kept = tl.program_id(0).to(tl.int64) * (CHUNK // STEPS)
+
+    steps = tile.end - tile.start
+    chunk_count = tl.cdiv(steps, CHUNK)
+    for c in range(0, chunk_count):
+        chunk = (chunk_count - 1 - c) * CHUNK
+        pieces = tl.cdiv(tl.minimum(CHUNK, steps - chunk), STEPS)
+        h = load_states(checkpoints, first_chunk + (chunk_count - 1 - c), tile)
+        for piece in range(0, pieces):
+            tl.store(_scratch_pointers(scratch, kept + piece, PADDED, BLOCK), h)
+            for j in tl.static_range(STEPS):
+                step = step_at(chunk + piece * STEPS + j, tile, order, REVERSE, PERMUTE)
+                u_t = load_sequence(u, tile, step.token, step.there)
+                delta_t = load_sequence(delta, tile, step.time, step.there)
+                B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, step.time, step.there)
+                dt, _ = step_size(delta_t, bias, step.there, SOFTPLUS)
+                h = advance(h, dt, u_t, B_t, a)
+        tl.debug_barrier()  # no lane may read what another has not yet written
+        for back in range(0, pieces):
+            piece = pieces - 1 - back
+            h = tl.load(_scratch_pointers(scratch, kept + piece, PADDED, BLOCK))
+            loaded = ()
+            for j in tl.static_range(STEPS):
+                step = step_at(chunk + piece * STEPS + j, tile, order, REVERSE, PERMUTE)
+                loaded += (
+                    Inputs(
+                        step,
+                        load_sequence(u, tile, step.token, step.there),
+                        load_sequence(delta, tile, step.time, step.there),
+                        load_sequence(z, tile, step.token, step.there),
+                        load_sequence(dout, tile, step.token, step.there),
+                    ),
+                )
+            before = (h,)
+            for j in tl.static_range(STEPS):
+                x = loaded[j]
+                B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, x.step.time, x.step.there)
+                dt, _ = step_size(x.delta, bias, x.step.there, SOFTPLUS)
+                h = advance(h, dt, x.u, B_t, a)
+                before += (h,)
+            for i in tl.static_range(STEPS):
+                x = loaded[STEPS - 1 - i]
+                h = before[STEPS - i]
+                B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, x.step.time, x.step.there)
+                C_t = constant_C if C_KIND != "time" else load_coefficients(C, tile, x.step.time, x.step.there)
+                dt, slope = step_size(x.delta, bias, x.step.there, SOFTPLUS)
+
+                g = x.dout
+                if z is not None:
+                    s = sigmoid(x.z)
+                    g *= x.z * s
+                    if dz is not None:  # silu'(z) = s (1 + z (1 - s))
+                        y = tl.sum(h * C_t, axis=0)
+                        if D is not None:
+                            y += D_e * x.u
+                        d = x.dout * y * s * (1.0 + x.z * (1.0 - s))
+                        _store_sequence(dz, tile, x.step, x.step.token, d, ADD_Z)
+
+                lamda = adjoint + g[None, :] * C_t
+                adjoint = tl.exp2(dt[None, :] * a) * lamda
+                along_A = adjoint * before[STEPS - 1 - i]
+                along_B = tl.sum(lamda * B_t, axis=0)
+                sum_A += along_A * dt[None, :]
+                d = slope * (along_B * x.u + LN_2 * tl.sum(along_A * a, axis=0))
+                sum_bias += d
+                if ddelta is not None:
+                    _store_sequence(ddelta, tile, x.step, x.step.time, d, ADD_DELTA)
+                if du is not None:
+                    d = along_B * dt
+                    if D is not None:
+                        d += D_e * g
+                    _store_sequence(du, tile, x.step, x.step.token, d, ADD_U)
+                sum_D += g * x.u
+                if dB is not None:
+                    d_B = lamda * (dt * x.u)[None, :]
+                    if B_KIND == "time":
+                        _store_part(dB, tile.index, tile, x.step.time, x.step.there, tl.sum(d_B, axis=1))
+                    else:
+                        sum_B += d_B
+                if dC is not None:
+                    d_C = h * g[None, :]
+                    if C_KIND == "time":
+                        _store_part(dC, tile.index, tile, x.step.time, x.step.there, tl.sum(d_C, axis=1))
+                    else:
+                        sum_C += d_C
+        tl.debug_barrier()  # nor write over what another has not yet read
+
+    if dA is not None:
+        store_states(dA, tile.entry, tile, sum_A)
+    if dinitial_state is not None:
+        store_states(dinitial_state, tile.entry, tile, adjoint)
+    if dB is not None and B_KIND != "time":
+        _store_constant(dB, tile, sum_B, B_KIND)
+    if dC is not None and C_KIND != "time":
+        _store_constant(dC, tile, sum_C, C_KIND)
+    if dD is not None:
+        store_channels(dD, tile, sum_D)
+    if ddelta_bias is not None:
+        store_channels(ddelta_bias, tile, sum_bias)
