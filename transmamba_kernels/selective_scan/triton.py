@@ -23,16 +23,15 @@ TILE = 16 * LANES  # states of a program
 
 
 def new_checkpoints(u: Tensor, A: Tensor, B: Tensor, C: Tensor, sequences: int | None) -> Tensor:
-    """The states at the start of each chunk, ``(batch * chunks, d_inner, d_state)`` in float32, channels side by side.
+    """The states at the start of each chunk, ``(chunks, tiles, PADDED, BLOCK)`` in float32.
 
-    Of packed sequences some are not used, and zero: ``sequences`` is their number.
+    Of the chunks of packed sequences, whose number is ``sequences``, some are not used, and zero.
     """
-    batch, d_inner, length = u.shape
+    batch, _, length = u.shape
+    cut = _Tiles(u, A, B, C)
     if sequences is None:
-        checkpoints = u.new_empty((batch * -(-length // CHUNK), A.shape[1], d_inner), dtype=torch.float32)
-    else:
-        checkpoints = u.new_zeros((length // CHUNK + sequences, A.shape[1], d_inner), dtype=torch.float32)
-    return checkpoints.transpose(1, 2)
+        return u.new_empty((batch * -(-length // CHUNK), *cut.shape), dtype=torch.float32)
+    return u.new_zeros((length // CHUNK + sequences, *cut.shape), dtype=torch.float32)
 
 
 def scan_forward(
@@ -74,13 +73,12 @@ def scan_forward(
             _sequence(addend),
             _sequence(out),
             _states(last_state),
-            _states(checkpoints),
+            checkpoints,
             **plan.sizes,
             REVERSE=reverse,
             PERMUTE=permute,
             SOFTPLUS=softplus,
             STEPS=FORWARD_STEPS,
-            **plan.constants,
         )
 
 
@@ -126,9 +124,8 @@ def scan_backward(
         parts_bias = _Parts(ddelta_bias[0], plan.entries, 0)
     else:
         parts_bias = _Parts(ddelta_bias, 1, 0)
-    scratch = u.new_empty(
-        (plan.grid[0], CHUNK // BACKWARD_STEPS, plan.constants["PADDED"], plan.constants["BLOCK"]), dtype=torch.float32
-    )
+    shape = (plan.grid[0], CHUNK // BACKWARD_STEPS, plan.tiles.padded, plan.tiles.block)
+    scratch = u.new_empty(shape, dtype=torch.float32)
     with torch.cuda.device_of(u):
         _backward[plan.grid](
             _sequence(u),
@@ -141,7 +138,7 @@ def scan_backward(
             _channels(delta_bias),
             offsets,
             order,
-            _states(checkpoints),
+            checkpoints,
             _sequence(dout),
             _states(dlast_state),
             _sequence(du),
@@ -162,38 +159,43 @@ def scan_backward(
             ADD_DELTA=add_delta,
             ADD_Z=add_z,
             STEPS=BACKWARD_STEPS,
-            **plan.constants,
         )
     for parts in (parts_A, parts_B, parts_C, parts_D, parts_bias):
         parts.add_up()
 
 
+class _Tiles:
+    """How the states of one sequence are cut into tiles, of 16 states a lane or fewer: a program each."""
+
+    def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor):
+        self.groups = max(M.shape[1] if M.dim() == 4 else 1 for M in (B, C))
+        self.group_channels = u.shape[1] // self.groups
+        self.padded = triton.next_power_of_2(A.shape[1])
+        self.block = max(1, min(LANES, TILE // self.padded, triton.next_power_of_2(self.group_channels)))
+        self.group_tiles = -(-self.group_channels // self.block)
+        self.count = self.groups * self.group_tiles
+        self.shape = (self.count, self.padded, self.block)
+
+
 class _Plan:
-    """How a scan is cut into programs: a tile of the channels of one group, one batch entry or packed sequence each."""
+    """What both passes are launched with."""
 
     def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor, offsets: Tensor | None):
-        self.batch, d_inner, length = u.shape
-        d_state = A.shape[1]
-        padded = triton.next_power_of_2(d_state)
-        self.groups = max(M.shape[1] if M.dim() == 4 else 1 for M in (B, C))
-        group_channels = d_inner // self.groups
-        block = max(1, min(LANES, TILE // padded, triton.next_power_of_2(group_channels)))
-        self.group_tiles = triton.cdiv(group_channels, block)
+        self.batch, _, length = u.shape
         self.entries = self.batch if offsets is None else offsets.shape[0] - 1
-        self.grid = (self.entries * self.groups * self.group_tiles,)
+        self.tiles = tiles = _Tiles(u, A, B, C)
         self.B_kind, self.C_kind = _kind(B, length), _kind(C, length)
+        self.grid = (self.entries * tiles.count,)
         self.sizes = {
             "length": length,
-            "groups": self.groups,
-            "group_channels": group_channels,
-            "chunks": 1 if offsets is not None else triton.cdiv(length, CHUNK),
-        }
-        self.constants = {
+            "groups": tiles.groups,
+            "group_channels": tiles.group_channels,
+            "chunks": 1 if offsets is not None else -(-length // CHUNK),
             "B_KIND": self.B_kind,
             "C_KIND": self.C_kind,
-            "STATES": d_state,
-            "PADDED": padded,
-            "BLOCK": block,
+            "STATES": A.shape[1],
+            "PADDED": tiles.padded,
+            "BLOCK": tiles.block,
             "CHUNK": CHUNK,
             "num_warps": 1,
         }
@@ -202,7 +204,7 @@ class _Plan:
         """Of dB or dC: ``(entries, d_inner, d_state)``, or ``(batch, groups, parts, length or 1, d_state)``."""
         if kind == "channel":
             return _Parts(gradient, self.entries, 0)
-        return _Parts(gradient, self.group_tiles * (1 if kind == "time" else self.entries // self.batch), 2)
+        return _Parts(gradient, self.tiles.group_tiles * (1 if kind == "time" else self.entries // self.batch), 2)
 
 
 class _Parts:

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from transmamba_kernels.selective_scan.triton_tile import (
     advance,
+    checkpoint_places,
     load_channels,
     load_coefficients,
     load_constant,
@@ -20,6 +21,7 @@ from transmamba_kernels.selective_scan.triton_tile import (
     store_channels,
     store_states,
     this_tile,
+    whole_tile,
 )
 from transmamba_kernels.triton_math import LN_2, LOG2_E, sigmoid
 
@@ -35,14 +37,20 @@ class GroupParts(NamedTuple):
     state: Any
 
 
-class Inputs(NamedTuple):
-    """Of one step, in float32."""
+class Held(NamedTuple):
+    """What is known of a step before it is walked back over."""
 
-    step: Any
-    u: Any
-    delta: Any
+    before: Any  # the state before it
     z: Any
     dout: Any
+
+
+@triton.jit
+def _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND: tl.constexpr, SOFTPLUS: tl.constexpr):
+    """Its u, dt, slope of dt in delta, and B."""
+    dt, slope = step_size(load_sequence(delta, tile, step.time, step.there), bias, step.there, SOFTPLUS)
+    B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, step.time, step.there)
+    return load_sequence(u, tile, step.token, step.there), dt, slope, B_t
 
 
 @triton.jit
@@ -70,13 +78,6 @@ def _store_constant(gradient, tile, values, KIND: tl.constexpr):
     else:
         part = (tile.entry - tile.batch) * tile.group_tiles + tile.index
         _store_part(gradient, part, tile, tile.start * 0, True, tl.sum(values, axis=1))
-
-
-@triton.jit
-def _scratch_pointers(scratch, entry, PADDED: tl.constexpr, BLOCK: tl.constexpr):
-    """``(PADDED, BLOCK)``, read by the lanes that wrote it; see :func:`state_pointers`."""
-    within = tl.arange(0, PADDED)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    return scratch + entry * (PADDED * BLOCK) + tl.max_contiguous(within, (1, 1))
 
 
 @triton.jit
@@ -140,7 +141,7 @@ def scan_backward(
     sum_C = tl.zeros((PADDED, BLOCK), tl.float32)
     sum_D = tl.zeros((BLOCK,), tl.float32)
     sum_bias = tl.zeros((BLOCK,), tl.float32)
-    first_chunk = tile.entry * chunks + tile.start // CHUNK
+    tiles, first_checkpoint = checkpoint_places(tile, groups, chunks, CHUNK)
     kept = tl.program_id(0).to(tl.int64) * (CHUNK // STEPS)
 
     steps = tile.end - tile.start
@@ -148,45 +149,31 @@ def scan_backward(
     for c in range(0, chunk_count):
         chunk = (chunk_count - 1 - c) * CHUNK
         pieces = tl.cdiv(tl.minimum(CHUNK, steps - chunk), STEPS)
-        h = load_states(checkpoints, first_chunk + (chunk_count - 1 - c), tile)
+        h = tl.load(whole_tile(checkpoints, first_checkpoint + (chunk_count - 1 - c) * tiles, PADDED, BLOCK))
         for piece in range(0, pieces):
-            tl.store(_scratch_pointers(scratch, kept + piece, PADDED, BLOCK), h)
+            tl.store(whole_tile(scratch, kept + piece, PADDED, BLOCK), h)
             for j in tl.static_range(STEPS):
                 step = step_at(chunk + piece * STEPS + j, tile, order, REVERSE, PERMUTE)
-                u_t = load_sequence(u, tile, step.token, step.there)
-                delta_t = load_sequence(delta, tile, step.time, step.there)
-                B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, step.time, step.there)
-                dt, _ = step_size(delta_t, bias, step.there, SOFTPLUS)
+                u_t, dt, _, B_t = _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND, SOFTPLUS)
                 h = advance(h, dt, u_t, B_t, a)
         tl.debug_barrier()  # no lane may read what another has not yet written
         for back in range(0, pieces):
-            piece = pieces - 1 - back
-            h = tl.load(_scratch_pointers(scratch, kept + piece, PADDED, BLOCK))
-            loaded = ()
+            first = chunk + (pieces - 1 - back) * STEPS
+            h = tl.load(whole_tile(scratch, kept + pieces - 1 - back, PADDED, BLOCK))
+            held = ()
             for j in tl.static_range(STEPS):
-                step = step_at(chunk + piece * STEPS + j, tile, order, REVERSE, PERMUTE)
-                loaded += (
-                    Inputs(
-                        step,
-                        load_sequence(u, tile, step.token, step.there),
-                        load_sequence(delta, tile, step.time, step.there),
-                        load_sequence(z, tile, step.token, step.there),
-                        load_sequence(dout, tile, step.token, step.there),
-                    ),
-                )
-            before = (h,)
+                step = step_at(first + j, tile, order, REVERSE, PERMUTE)
+                z_t = load_sequence(z, tile, step.token, step.there)
+                dout_t = load_sequence(dout, tile, step.token, step.there)
+                held += (Held(h, z_t, dout_t),)
+                u_t, dt, _, B_t = _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND, SOFTPLUS)
+                h = advance(h, dt, u_t, B_t, a)
             for j in tl.static_range(STEPS):
-                x = loaded[j]
-                B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, x.step.time, x.step.there)
-                dt, _ = step_size(x.delta, bias, x.step.there, SOFTPLUS)
-                h = advance(h, dt, x.u, B_t, a)
-                before += (h,)
-            for i in tl.static_range(STEPS):
-                x = loaded[STEPS - 1 - i]
-                h = before[STEPS - i]
-                B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, x.step.time, x.step.there)
-                C_t = constant_C if C_KIND != "time" else load_coefficients(C, tile, x.step.time, x.step.there)
-                dt, slope = step_size(x.delta, bias, x.step.there, SOFTPLUS)
+                x = held[STEPS - 1 - j]
+                step = step_at(first + STEPS - 1 - j, tile, order, REVERSE, PERMUTE)
+                # Loaded again rather than held: so are the decays computed again, for which there are no registers.
+                u_t, dt, slope, B_t = _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND, SOFTPLUS)
+                C_t = constant_C if C_KIND != "time" else load_coefficients(C, tile, step.time, step.there)
 
                 g = x.dout
                 if z is not None:
@@ -195,37 +182,38 @@ def scan_backward(
                     if dz is not None:  # silu'(z) = s (1 + z (1 - s))
                         y = tl.sum(h * C_t, axis=0)
                         if D is not None:
-                            y += D_e * x.u
+                            y += D_e * u_t
                         d = x.dout * y * s * (1.0 + x.z * (1.0 - s))
-                        _store_sequence(dz, tile, x.step, x.step.token, d, ADD_Z)
+                        _store_sequence(dz, tile, step, step.token, d, ADD_Z)
 
-                lamda = adjoint + g[None, :] * C_t
-                adjoint = tl.exp2(dt[None, :] * a) * lamda
-                along_A = adjoint * before[STEPS - 1 - i]
-                along_B = tl.sum(lamda * B_t, axis=0)
+                costate = adjoint + g[None, :] * C_t
+                adjoint = tl.exp2(dt[None, :] * a) * costate
+                along_A = adjoint * x.before
+                along_B = tl.sum(costate * B_t, axis=0)
                 sum_A += along_A * dt[None, :]
-                d = slope * (along_B * x.u + LN_2 * tl.sum(along_A * a, axis=0))
+                d = slope * (along_B * u_t + LN_2 * tl.sum(along_A * a, axis=0))
                 sum_bias += d
                 if ddelta is not None:
-                    _store_sequence(ddelta, tile, x.step, x.step.time, d, ADD_DELTA)
+                    _store_sequence(ddelta, tile, step, step.time, d, ADD_DELTA)
                 if du is not None:
                     d = along_B * dt
                     if D is not None:
                         d += D_e * g
-                    _store_sequence(du, tile, x.step, x.step.token, d, ADD_U)
-                sum_D += g * x.u
+                    _store_sequence(du, tile, step, step.token, d, ADD_U)
+                sum_D += g * u_t
                 if dB is not None:
-                    d_B = lamda * (dt * x.u)[None, :]
+                    d_B = costate * (dt * u_t)[None, :]
                     if B_KIND == "time":
-                        _store_part(dB, tile.index, tile, x.step.time, x.step.there, tl.sum(d_B, axis=1))
+                        _store_part(dB, tile.index, tile, step.time, step.there, tl.sum(d_B, axis=1))
                     else:
                         sum_B += d_B
                 if dC is not None:
                     d_C = h * g[None, :]
                     if C_KIND == "time":
-                        _store_part(dC, tile.index, tile, x.step.time, x.step.there, tl.sum(d_C, axis=1))
+                        _store_part(dC, tile.index, tile, step.time, step.there, tl.sum(d_C, axis=1))
                     else:
                         sum_C += d_C
+                h = x.before
         tl.debug_barrier()  # nor write over what another has not yet read
 
     if dA is not None:

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from transmamba_kernels.selective_scan.triton_tile import (
     advance,
+    checkpoint_places,
     load_channels,
     load_coefficients,
     load_constant,
@@ -19,6 +20,7 @@ from transmamba_kernels.selective_scan.triton_tile import (
     step_size,
     store_states,
     this_tile,
+    whole_tile,
 )
 from transmamba_kernels.triton_math import LOG2_E, sigmoid
 
@@ -78,13 +80,12 @@ def scan_forward(
     constant_C = load_constant(C, tile, C_KIND)
     D_e = load_channels(D, tile)
     bias = load_channels(delta_bias, tile)
-    # Those of packed sequences lie between this one's first step and the next one's, one more for each before it.
-    first_chunk = tile.entry * chunks + tile.start // CHUNK
+    tiles, first_checkpoint = checkpoint_places(tile, groups, chunks, CHUNK)
 
     steps = tile.end - tile.start
     for chunk in range(0, steps, CHUNK):
         if checkpoints is not None:
-            store_states(checkpoints, first_chunk + chunk // CHUNK, tile, h)
+            tl.store(whole_tile(checkpoints, first_checkpoint + chunk // CHUNK * tiles, PADDED, BLOCK), h)
         for first in range(chunk, tl.minimum(chunk + CHUNK, steps), STEPS):
             loaded = ()
             for j in tl.static_range(STEPS):

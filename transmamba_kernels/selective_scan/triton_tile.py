@@ -177,6 +177,26 @@ def store_states(x, entry, tile, values):
 
 
 @triton.jit
+def whole_tile(x, index, PADDED: tl.constexpr, BLOCK: tl.constexpr):
+    """``(PADDED, BLOCK)``: one of many tiles that are stored one after the other, padding and all.
+
+    Its places are known to the compiler, where those of a strided tensor would take up registers.
+    """
+    within = tl.arange(0, PADDED)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    return x + index.to(tl.int64) * (PADDED * BLOCK) + tl.max_contiguous(within, (1, 1))
+
+
+@triton.jit
+def checkpoint_places(tile, groups, chunks, CHUNK: tl.constexpr):
+    """From one chunk's checkpoint to the next one's, and where the first one is, in tiles.
+
+    Each packed sequence has a place for every chunk that its rows touch, and the one before may have touched the same.
+    """
+    tiles = groups * tile.group_tiles
+    return tiles, (tile.entry * chunks + tile.start // CHUNK) * tiles + tile.group * tile.group_tiles + tile.index
+
+
+@triton.jit
 def load_coefficients(M, tile, time, there):
     """B or C of one row: ``(PADDED, 1)``, for all channels."""
     pointers = M.data + tile.batch * M.batch + tile.group * M.group + tile.states * M.state
