@@ -13,10 +13,10 @@ from transmamba_kernels.selective_scan.triton_tile import (
     load_channels,
     load_coefficients,
     load_constant,
+    load_inputs,
     load_sequence,
     load_states,
     sequence_pointers,
-    step_at,
     step_size,
     store_channels,
     store_states,
@@ -43,14 +43,6 @@ class Held(NamedTuple):
     before: Any  # the state before it
     z: Any
     dout: Any
-
-
-@triton.jit
-def _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND: tl.constexpr, SOFTPLUS: tl.constexpr):
-    """Its u, dt, slope of dt in delta, and B."""
-    dt, slope = step_size(load_sequence(delta, tile, step.time, step.there), bias, step.there, SOFTPLUS)
-    B_t = constant_B if B_KIND != "time" else load_coefficients(B, tile, step.time, step.there)
-    return load_sequence(u, tile, step.token, step.there), dt, slope, B_t
 
 
 @triton.jit
@@ -152,46 +144,48 @@ def scan_backward(
         h = tl.load(whole_tile(checkpoints, first_checkpoint + (chunk_count - 1 - c) * tiles, PADDED, BLOCK))
         for piece in range(0, pieces):
             tl.store(whole_tile(scratch, kept + piece, PADDED, BLOCK), h)
+            loaded = ()
             for j in tl.static_range(STEPS):
-                step = step_at(chunk + piece * STEPS + j, tile, order, REVERSE, PERMUTE)
-                u_t, dt, _, B_t = _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND, SOFTPLUS)
-                h = advance(h, dt, u_t, B_t, a)
+                position = chunk + piece * STEPS + j
+                loaded += (load_inputs(u, delta, B, constant_B, tile, position, order, REVERSE, PERMUTE, B_KIND),)
+            for j in tl.static_range(STEPS):
+                h = advance(h, loaded[j], bias, a, SOFTPLUS)
         tl.debug_barrier()  # no lane may read what another has not yet written
         for back in range(0, pieces):
             first = chunk + (pieces - 1 - back) * STEPS
             h = tl.load(whole_tile(scratch, kept + pieces - 1 - back, PADDED, BLOCK))
             held = ()
             for j in tl.static_range(STEPS):
-                step = step_at(first + j, tile, order, REVERSE, PERMUTE)
-                z_t = load_sequence(z, tile, step.token, step.there)
-                dout_t = load_sequence(dout, tile, step.token, step.there)
-                held += (Held(h, z_t, dout_t),)
-                u_t, dt, _, B_t = _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND, SOFTPLUS)
-                h = advance(h, dt, u_t, B_t, a)
+                x = load_inputs(u, delta, B, constant_B, tile, first + j, order, REVERSE, PERMUTE, B_KIND)
+                z_t = load_sequence(z, tile, x.step.token, x.step.there)
+                held += (Held(h, z_t, load_sequence(dout, tile, x.step.token, x.step.there)),)
+                h = advance(h, x, bias, a, SOFTPLUS)
             for j in tl.static_range(STEPS):
-                x = held[STEPS - 1 - j]
-                step = step_at(first + STEPS - 1 - j, tile, order, REVERSE, PERMUTE)
+                before, z_t, dout_t = held[STEPS - 1 - j]
                 # Loaded again rather than held: so are the decays computed again, for which there are no registers.
-                u_t, dt, slope, B_t = _load_step(u, delta, B, constant_B, bias, tile, step, B_KIND, SOFTPLUS)
+                position = first + STEPS - 1 - j
+                x = load_inputs(u, delta, B, constant_B, tile, position, order, REVERSE, PERMUTE, B_KIND)
+                step = x.step
                 C_t = constant_C if C_KIND != "time" else load_coefficients(C, tile, step.time, step.there)
+                dt, slope = step_size(x, bias, SOFTPLUS)
 
-                g = x.dout
+                g = dout_t
                 if z is not None:
-                    s = sigmoid(x.z)
-                    g *= x.z * s
+                    s = sigmoid(z_t)
+                    g *= z_t * s
                     if dz is not None:  # silu'(z) = s (1 + z (1 - s))
                         y = tl.sum(h * C_t, axis=0)
                         if D is not None:
-                            y += D_e * u_t
-                        d = x.dout * y * s * (1.0 + x.z * (1.0 - s))
+                            y += D_e * x.u
+                        d = dout_t * y * s * (1.0 + z_t * (1.0 - s))
                         _store_sequence(dz, tile, step, step.token, d, ADD_Z)
 
                 costate = adjoint + g[None, :] * C_t
                 adjoint = tl.exp2(dt[None, :] * a) * costate
-                along_A = adjoint * x.before
-                along_B = tl.sum(costate * B_t, axis=0)
+                along_A = adjoint * before
+                along_B = tl.sum(costate * x.B, axis=0)
                 sum_A += along_A * dt[None, :]
-                d = slope * (along_B * u_t + LN_2 * tl.sum(along_A * a, axis=0))
+                d = slope * (along_B * x.u + LN_2 * tl.sum(along_A * a, axis=0))
                 sum_bias += d
                 if ddelta is not None:
                     _store_sequence(ddelta, tile, step, step.time, d, ADD_DELTA)
@@ -200,9 +194,9 @@ def scan_backward(
                     if D is not None:
                         d += D_e * g
                     _store_sequence(du, tile, step, step.token, d, ADD_U)
-                sum_D += g * u_t
+                sum_D += g * x.u
                 if dB is not None:
-                    d_B = costate * (dt * u_t)[None, :]
+                    d_B = costate * (dt * x.u)[None, :]
                     if B_KIND == "time":
                         _store_part(dB, tile.index, tile, step.time, step.there, tl.sum(d_B, axis=1))
                     else:
@@ -213,7 +207,7 @@ def scan_backward(
                         _store_part(dC, tile.index, tile, step.time, step.there, tl.sum(d_C, axis=1))
                     else:
                         sum_C += d_C
-                h = x.before
+                h = before
         tl.debug_barrier()  # nor write over what another has not yet read
 
     if dA is not None:

@@ -13,11 +13,10 @@ from transmamba_kernels.selective_scan.triton_tile import (
     load_channels,
     load_coefficients,
     load_constant,
+    load_inputs,
     load_sequence,
     load_states,
     sequence_pointers,
-    step_at,
-    step_size,
     store_states,
     this_tile,
     whole_tile,
@@ -25,16 +24,13 @@ from transmamba_kernels.selective_scan.triton_tile import (
 from transmamba_kernels.triton_math import LOG2_E, sigmoid
 
 
-class Inputs(NamedTuple):
+class Loaded(NamedTuple):
     """Of one step, in float32."""
 
-    step: Any
-    u: Any
-    delta: Any
-    B: Any
-    C: Any
-    z: Any
-    addend: Any
+    inputs: Any
+    C: Any  # (PADDED, 1) or (PADDED, BLOCK)
+    z: Any  # (BLOCK,)
+    addend: Any  # (BLOCK,)
 
 
 @triton.jit
@@ -89,29 +85,21 @@ def scan_forward(
         for first in range(chunk, tl.minimum(chunk + CHUNK, steps), STEPS):
             loaded = ()
             for j in tl.static_range(STEPS):
-                step = step_at(first + j, tile, order, REVERSE, PERMUTE)
-                loaded += (
-                    Inputs(
-                        step,
-                        load_sequence(u, tile, step.token, step.there),
-                        load_sequence(delta, tile, step.time, step.there),
-                        constant_B if B_KIND != "time" else load_coefficients(B, tile, step.time, step.there),
-                        constant_C if C_KIND != "time" else load_coefficients(C, tile, step.time, step.there),
-                        load_sequence(z, tile, step.token, step.there),
-                        load_sequence(addend, tile, step.token, step.there),
-                    ),
-                )
+                x = load_inputs(u, delta, B, constant_B, tile, first + j, order, REVERSE, PERMUTE, B_KIND)
+                step = x.step
+                C_t = constant_C if C_KIND != "time" else load_coefficients(C, tile, step.time, step.there)
+                z_t = load_sequence(z, tile, step.token, step.there)
+                loaded += (Loaded(x, C_t, z_t, load_sequence(addend, tile, step.token, step.there)),)
             for j in tl.static_range(STEPS):
-                x = loaded[j]
-                dt, _ = step_size(x.delta, bias, x.step.there, SOFTPLUS)
-                h = advance(h, dt, x.u, x.B, a)
-                y = tl.sum(h * x.C, axis=0)
+                x, C_t, z_t, addend_t = loaded[j]
+                h = advance(h, x, bias, a, SOFTPLUS)
+                y = tl.sum(h * C_t, axis=0)
                 if D is not None:
                     y += D_e * x.u
                 if addend is not None:
-                    y += x.addend
+                    y += addend_t
                 if z is not None:
-                    y *= x.z * sigmoid(x.z)
+                    y *= z_t * sigmoid(z_t)
                 pointers = sequence_pointers(out, tile, x.step.token)
                 tl.store(pointers, y.to(out.data.dtype.element_ty), mask=tile.inside & x.step.there)
     if last_state is not None:

@@ -76,6 +76,15 @@ class Step(NamedTuple):
     there: Any  # whether there is such a step
 
 
+class Inputs(NamedTuple):
+    """Of one step, in float32."""
+
+    step: Any
+    u: Any  # (BLOCK,)
+    delta: Any  # (BLOCK,)
+    B: Any  # (PADDED, 1) or (PADDED, BLOCK)
+
+
 @triton.jit
 def this_tile(offsets, length, groups, group_channels, BLOCK: tl.constexpr, STATES: tl.constexpr, PADDED: tl.constexpr):
     """The tile of this program; none has channels of two groups."""
@@ -217,16 +226,31 @@ def load_constant(M, tile, KIND: tl.constexpr):
 
 
 @triton.jit
-def step_size(delta, bias, there, SOFTPLUS: tl.constexpr):
-    """dt and its slope in delta; 0 where there is no step, which leaves the state as it is."""
-    x = delta + bias
-    slope = tl.zeros_like(x) + 1.0
-    if SOFTPLUS:
-        x, slope = softplus(x)
-    return tl.where(there, x, 0.0), tl.where(there, slope, 0.0)
+def load_inputs(
+    u, delta, B, constant_B, tile, position, order, REVERSE: tl.constexpr, PERMUTE: tl.constexpr, B_KIND: tl.constexpr
+):
+    """What takes the state over the step at ``position`` of the walk."""
+    step = step_at(position, tile, order, REVERSE, PERMUTE)
+    return Inputs(
+        step,
+        load_sequence(u, tile, step.token, step.there),
+        load_sequence(delta, tile, step.time, step.there),
+        constant_B if B_KIND != "time" else load_coefficients(B, tile, step.time, step.there),
+    )
 
 
 @triton.jit
-def advance(h, dt, u, B, a):
+def step_size(x, bias, SOFTPLUS: tl.constexpr):
+    """dt and its slope in delta; 0 where there is no step, which leaves the state as it is."""
+    dt = x.delta + bias
+    slope = tl.zeros_like(dt) + 1.0
+    if SOFTPLUS:
+        dt, slope = softplus(dt)
+    return tl.where(x.step.there, dt, 0.0), tl.where(x.step.there, slope, 0.0)
+
+
+@triton.jit
+def advance(h, x, bias, a, SOFTPLUS: tl.constexpr):
     """The state after a step; a is in units of log2."""
-    return tl.exp2(dt[None, :] * a) * h + (dt * u)[None, :] * B
+    dt, _ = step_size(x, bias, SOFTPLUS)
+    return tl.exp2(dt[None, :] * a) * h + (dt * x.u)[None, :] * x.B
