@@ -14,11 +14,16 @@ from benchmarks.rows import Row, load
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+FIGURES = ROOT / "docs" / "figures.md"
 RESULTS = ROOT / "benchmarks" / "results"
 ADAPTATION = "adapt_digits"  # a table of its own; every other section is named after an op, or for all of them:
-TARGETS = "targets"
+TARGETS = "targets"  # everything that was set out to be reached
+BESIDE_OTHERS = "beside others"  # of that, what compares with other libraries
 OPENS, CLOSES = "<!-- measured: {section} -->\n", "<!-- end of measured -->"
 NOTHING = "Nothing is measured yet; `make bench` measures this machine.\n"
+
+
+_OURS = ("1 thread", "2 threads", "copy")  # of what stands beside ours, no library
 
 
 def page_of(op: str) -> Path:
@@ -70,8 +75,11 @@ def _adaptation(content: dict) -> str:
 
 
 def _table(section: str, machine: dict[str, str], rows: list[Row]) -> str:
-    overview = section == TARGETS
-    rows = [row for row in rows if (row.target is not None if overview else row.op == section)]
+    overview = section in (TARGETS, BESIDE_OTHERS)
+    if section == BESIDE_OTHERS:
+        rows = [row for row in rows if row.target and not row.at_most and row.unit == "x" and row.peer not in _OURS]
+    else:
+        rows = [row for row in rows if (row.target is not None if overview else row.op == section)]
     if not rows:
         return ""
     changed = " with uncommitted changes" if machine["uncommitted_changes"] else ""
@@ -89,7 +97,7 @@ def _table(section: str, machine: dict[str, str], rows: list[Row]) -> str:
 def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
-    for page, sections in {README: [ADAPTATION, TARGETS], **{page_of(op): [op] for op in ops()}}.items():
+    for page, sections in {README: [ADAPTATION, BESIDE_OTHERS], FIGURES: [TARGETS], **{page_of(op): [op] for op in ops()}}.items():
         old = new = page.read_text()
         for section in sections:
             new = fill(new, section)
