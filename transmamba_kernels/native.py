@@ -6,6 +6,8 @@ import importlib
 from functools import lru_cache
 from types import ModuleType
 
+import torch
+
 module: ModuleType | None = None
 problem: str | None = None
 
@@ -50,3 +52,11 @@ def load_cuda() -> ModuleType:
     if found is None:
         raise ImportError(f"the CUDA module {trouble}")
     return found
+
+
+def cuda_stream(device: torch.device) -> tuple[int, int]:
+    """A device and its current stream, as numbers that the CUDA module takes; zeros in emulation."""
+    if device.type != "cuda":
+        return 0, 0
+    stream = torch.cuda.current_stream(device)
+    return stream.device_index, stream.cuda_stream
