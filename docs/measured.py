@@ -97,7 +97,11 @@ def _table(section: str, machine: dict[str, str], rows: list[Row]) -> str:
 def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
-    for page, sections in {README: [ADAPTATION, BESIDE_OTHERS], FIGURES: [TARGETS], **{page_of(op): [op] for op in ops()}}.items():
+    for page, sections in {
+        README: [ADAPTATION, BESIDE_OTHERS],
+        FIGURES: [TARGETS],
+        **{page_of(op): [op] for op in ops()},
+    }.items():
         old = new = page.read_text()
         for section in sections:
             new = fill(new, section)

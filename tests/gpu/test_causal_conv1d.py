@@ -4,6 +4,7 @@ import torch
 from tests.gpu.agreement import agree
 from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, make_packed, run
 from tests.transmamba_kernels.sequences import offsets
+from transmamba_kernels import causal_conv1d
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -23,6 +24,29 @@ def test_lengths(target, length, reverse):
 @pytest.mark.parametrize("d_inner", [1, 67])
 def test_widths(target, width, d_inner):
     check(target, make_inputs(2, d_inner, 9, width))
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 197, 4), (1, 3, 40, 17), (3, 33, 1, 5)], ids=str)
+@pytest.mark.parametrize("layout", ["channel_last", "channel_first"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_shapes(target, shape, layout, reverse):
+    check(target, make_inputs(*shape, layout=layout), reverse=reverse, upstream_layout=layout)
+
+
+def test_not_a_number_spreads_as_far_as_the_filter_sees(target):
+    lengths, at = (20, 9, 20), slice(20, 29)
+    inputs = make_packed(lengths, 6)
+    inputs["x"][..., at] = float("nan")
+    inputs = {name: t.to(target.device) for name, t in inputs.items()}
+    options = {"cu_seqlens": offsets(lengths), "return_final_state": True, "backend": target.backend}
+    x = inputs["x"].requires_grad_()
+    out, final_state = causal_conv1d(**inputs, **options, activation="silu")
+    (dx,) = torch.autograd.grad((out, final_state), x, (torch.ones_like(out), torch.ones_like(final_state)))
+    hit = torch.zeros(49, dtype=torch.bool, device=target.device)
+    hit[at] = True
+    for value in (out, dx):
+        assert torch.equal(value.isnan(), hit.expand_as(value))
+    assert final_state.isnan().flatten(1).any(1).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("layout", ["channel_last", "channel_first", "chunk", "strided", "batch_last"])
