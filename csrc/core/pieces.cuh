@@ -1,0 +1,231 @@
+// Between tensors of any layout and dtype and a block's tile of floats: pieces of eight neighbouring elements.
+//
+// A piece lies along the columns of one row or along the rows of one column, whichever are neighbours in memory, and is
+// moved in words of 16 bytes where it is complete and aligned, and element by element where not. What it holds is
+// loaded first and converted later, so that many loads are under way at a time.
+#pragma once
+#include <cstring>
+
+#include "core/device.cuh"
+#include "core/tensor.h"
+
+namespace transmamba::cuda {
+
+constexpr int kPiece = 8;
+
+// The row in memory of every step of a walk.
+struct Steps {
+  int64_t first = 0;
+  int sign = 1;                   // -1: backwards
+  const int32_t* list = nullptr;  // or anywhere
+
+  __device__ int64_t operator[](int64_t step) const { return list ? list[step] : first + sign * step; }
+  __device__ Steps from(int64_t step) const { return {first + sign * step, sign, list ? list + step : nullptr}; }
+};
+
+// A matrix in memory: steps and, side by side, columns.
+struct Plane {
+  char* data;           // of row 0, column 0; null: there is none
+  int64_t row, column;  // strides in elements
+  DType dtype;
+  Steps steps;
+
+  __device__ explicit operator bool() const { return data; }
+  __device__ bool along_steps() const { return column != 1 && row == 1; }
+  __device__ int size() const { return dtype == DType::f32 ? 4 : 2; }
+};
+
+struct Piece {
+  int step, column;  // of its first element, in the tile
+  int count;         // of elements that exist, at most kPiece
+  bool along_steps;
+};
+
+// Calls f(piece) for a thread's share of the pieces of a tile, of which `steps` and `columns` exist. Pieces without any
+// element come too.
+template <int Steps, int Columns, class F>
+__device__ void each_piece(bool along_steps, int steps, int columns, F f) {
+  constexpr int along = Steps / kPiece * Columns, across = Steps * ((Columns + kPiece - 1) / kPiece);
+  static_assert(Steps % kPiece == 0, "a tile is whole pieces long");
+  if (along_steps) {
+    for (int i = threadIdx.x; i < along; i += blockDim.x) {
+      const int step = i / Columns * kPiece, column = i % Columns;
+      f(Piece{step, column, column < columns ? steps - step : 0, true});
+    }
+  } else {
+    for (int i = threadIdx.x; i < across; i += blockDim.x) {
+      const int step = i / (across / Steps), column = i % (across / Steps) * kPiece;
+      f(Piece{step, column, step < steps ? columns - column : 0, false});
+    }
+  }
+}
+
+// -- a piece in memory -----------------------------------------------------------------------------------------
+
+// As it lies in memory: numbers of 16 bits are two to a word.
+struct Raw {
+  uint32_t words[kPiece];
+};
+
+// Where the elements of a piece are.
+struct Elements {
+  char* first;
+  int64_t stride;
+  const int32_t* list;  // rows, in units of the stride; or null: one after the other
+  int size;
+
+  __device__ Elements(const Plane& x, const Piece& p)
+      : stride(p.along_steps ? x.row : x.column), list(p.along_steps ? x.steps.list : nullptr), size(x.size()) {
+    first = x.data + p.column * x.column * size;
+    if (list)
+      list += p.step;
+    else
+      first += x.steps[p.step] * x.row * size;
+    if (p.along_steps) stride *= x.steps.sign;
+  }
+  __device__ char* operator[](int i) const { return first + (list ? list[i] : i) * stride * size; }
+  // The 16-byte words that hold a whole piece, or null.
+  __device__ char* words(int count) const {
+    if (count < kPiece || list || (stride != 1 && stride != -1)) return nullptr;
+    char* lowest = stride == 1 ? first : first - (kPiece - 1) * size;
+    return reinterpret_cast<uintptr_t>(lowest) % 16 == 0 ? lowest : nullptr;
+  }
+};
+
+__device__ inline void reverse(Raw& raw, int size) {
+  const Raw x = raw;
+#pragma unroll
+  for (int i = 0; i < kPiece; ++i) {
+    const uint32_t pair = x.words[(kPiece / 2 - 1 - i) & (kPiece / 2 - 1)];
+    raw.words[i] = size == 4 ? x.words[kPiece - 1 - i] : pair << 16 | pair >> 16;
+  }
+}
+
+// Zeros beyond its elements.
+__device__ inline Raw load(const Plane& x, const Piece& p) {
+  Raw raw = {};
+  if (p.count <= 0) return raw;
+  const Elements at(x, p);
+  if (const char* words = at.words(p.count)) {
+    const uint4* from = reinterpret_cast<const uint4*>(words);
+    const uint4 low = from[0];
+    const uint4 high = at.size == 4 ? from[1] : low;
+    raw = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    if (at.stride < 0) reverse(raw, at.size);
+  } else if (at.size == 4) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i)
+      if (i < p.count) raw.words[i] = *reinterpret_cast<const uint32_t*>(at[i]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i)
+      if (i < p.count) raw.words[i / 2] |= uint32_t(*reinterpret_cast<const uint16_t*>(at[i])) << i % 2 * 16;
+  }
+  return raw;
+}
+
+__device__ inline void store(const Plane& x, const Piece& p, Raw raw) {
+  if (p.count <= 0) return;
+  const Elements at(x, p);
+  if (char* words = at.words(p.count)) {
+    if (at.stride < 0) reverse(raw, at.size);
+    uint4* to = reinterpret_cast<uint4*>(words);
+    to[0] = make_uint4(raw.words[0], raw.words[1], raw.words[2], raw.words[3]);
+    if (at.size == 4) to[1] = make_uint4(raw.words[4], raw.words[5], raw.words[6], raw.words[7]);
+  } else if (at.size == 4) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i)
+      if (i < p.count) *reinterpret_cast<uint32_t*>(at[i]) = raw.words[i];
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i)
+      if (i < p.count) *reinterpret_cast<uint16_t*>(at[i]) = uint16_t(raw.words[i / 2] >> i % 2 * 16);
+  }
+}
+
+// -- its numbers -----------------------------------------------------------------------------------------------
+
+struct Floats {
+  float values[kPiece];
+
+  __device__ float& operator[](int i) { return values[i]; }
+  __device__ float operator[](int i) const { return values[i]; }
+};
+
+__device__ inline float half_of(uint32_t bits) {
+  const uint16_t low = uint16_t(bits);
+  __half half;
+  memcpy(&half, &low, sizeof half);
+  return to_float(half);
+}
+template <class T>
+__device__ uint32_t bits_of(T number) {
+  uint16_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
+
+__device__ inline Floats unpack(const Raw& raw, DType dtype) {
+  Floats x;
+  if (dtype == DType::f32) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) x[i] = __int_as_float(int(raw.words[i]));
+  } else if (dtype == DType::bf16) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i)
+      x[i] = __int_as_float(int(i % 2 ? raw.words[i / 2] & 0xffff0000u : raw.words[i / 2] << 16));
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) x[i] = half_of(raw.words[i / 2] >> i % 2 * 16);
+  }
+  return x;
+}
+
+__device__ inline Raw pack(const Floats& x, DType dtype) {
+  Raw raw = {};
+  if (dtype == DType::f32) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) raw.words[i] = uint32_t(__float_as_int(x[i]));
+  } else if (dtype == DType::bf16) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) raw.words[i / 2] |= bits_of(from_float<__nv_bfloat16>(x[i])) << i % 2 * 16;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) raw.words[i / 2] |= bits_of(from_float<__half>(x[i])) << i % 2 * 16;
+  }
+  return raw;
+}
+
+// -- its place in a tile of floats, [steps][Stride] ------------------------------------------------------------
+
+template <int Columns, int Stride>
+__device__ void put(float* tile, const Piece& p, const Floats& x) {
+  static_assert(Columns < kPiece || (Columns % kPiece == 0 && Stride % 4 == 0), "pieces are whole, and aligned");
+  float* to = tile + p.step * Stride + p.column;
+  if (p.along_steps) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) to[i * Stride] = x[i];
+  } else if (Columns < kPiece) {
+#pragma unroll
+    for (int i = 0; i < Columns && i < kPiece; ++i) to[i] = x[i];
+  } else {
+    reinterpret_cast<float4*>(to)[0] = make_float4(x[0], x[1], x[2], x[3]);
+    reinterpret_cast<float4*>(to)[1] = make_float4(x[4], x[5], x[6], x[7]);
+  }
+}
+
+template <int Stride>
+__device__ Floats get(const float* tile, const Piece& p) {
+  static_assert(Stride % 4 == 0, "rows are aligned");
+  const float* from = tile + p.step * Stride + p.column;
+  if (p.along_steps) {
+    Floats x;
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) x[i] = from[i * Stride];
+    return x;
+  }
+  const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
+  return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+}
+
+}  // namespace transmamba::cuda

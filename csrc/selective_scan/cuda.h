@@ -1,0 +1,35 @@
+// Selective scan on a GPU: the same mathematics, shapes and options as selective_scan.h, with float32, bfloat16 and
+// float16 tensors, each with its own dtype and any strides. State and sums are float32.
+//
+// Nothing is allocated, copied to the host or waited for: a call does no more than launch kernels on the stream. Every
+// sum is taken in an order that depends on the shapes and offsets alone: results are bit-identical from run to run.
+#pragma once
+#include "core/stream.h"
+#include "core/tensor.h"
+
+namespace transmamba::cuda {
+
+constexpr int kScanCheckpoint = 64;  // time steps from one stored state to the next
+
+struct SelectiveScan {
+  Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;
+  Tensor offsets;  // int32 (sequences + 1), on the device: 0, ..., L, never decreasing; not given: none is packed
+  bool softplus = false;
+  bool reverse = false;  // from the last token to the first
+  Tensor order;          // int32 (L), contiguous, a permutation: step t stands on token order[t]; not with reverse
+  bool permute_params = true;  // false: step t takes delta, B and C from row t, whatever the order
+};
+
+// Checkpoints are float32, contiguous (batch, chunks, E, N): the state before every kScanCheckpoint-th step of an entry
+// in the direction of time, from its first on; chunks is ceil(L / kScanCheckpoint). Of n packed sequences there are
+// floor(L / kScanCheckpoint) + n, those of sequence i from floor(offsets_i / kScanCheckpoint) + i on, whatever the
+// direction; those that are not used are zero.
+struct SelectiveScanForward : SelectiveScan {
+  Tensor out, last_state;
+  Tensor checkpoints;  // not given: none are kept
+  Tensor addend;       // (b, E, L): added to y before the gate, such as another direction's y; may be out itself
+};
+
+void selective_scan_forward(const SelectiveScanForward& scan, Stream stream);
+
+}  // namespace transmamba::cuda

@@ -1,0 +1,23 @@
+#include "core/launch.cuh"
+#include "selective_scan/kernel_forward.cuh"
+
+namespace transmamba::cuda {
+
+void selective_scan_forward(const SelectiveScanForward& scan, Stream stream) {
+  ForwardViews views{scan_views(scan)};
+  views.out = token_view(scan.out);
+  views.addend = token_view(scan.addend);
+  views.last_state = static_cast<float*>(scan.last_state.data);
+  views.checkpoints = static_cast<float*>(scan.checkpoints.data);
+  visit_layout(views.states, [&](auto layout) {
+    using Layout = decltype(layout);
+    using Tile = ForwardTile<Layout>;
+    const auto kernel =
+        views.channel_B || views.channel_C ? scan_forward_kernel<Layout, true> : scan_forward_kernel<Layout, false>;
+    const int64_t rows = views.sequences < kLargestGridY ? views.sequences : kLargestGridY;
+    launch(kernel, dim3(unsigned(tiles_of(views, Tile::kWidth)), unsigned(rows)), dim3(Tile::kThreads),
+           Tile::kFloats * sizeof(float), stream, views);
+  });
+}
+
+}  // namespace transmamba::cuda

@@ -1,0 +1,154 @@
+// What a block of a selective scan holds and how it comes by it, in both passes.
+//
+// A block takes the channels of one tile, all of one group, and walks over one sequence, a tile of steps at a time. The
+// tile of B and of C lies in shared memory as floats, and so do dt and dt u. Of a tile that is not full the rest is
+// zeros: a step with dt = 0 and B = 0 leaves the state as it is.
+#pragma once
+#include "core/pieces.cuh"
+#include "selective_scan/scan_views.h"
+
+namespace transmamba::cuda {
+
+constexpr int64_t kLargestGridY = 65535;  // blocks beyond it take several sequences
+
+// How the states of a channel are shared out: kLanes neighbouring threads have kStates each. Where there are fewer than
+// kPadded, the rest is zeros.
+template <int States, int Lanes>
+struct StateLayout {
+  static constexpr int kStates = States, kLanes = Lanes, kPadded = States * Lanes;
+  static constexpr int kVector = States < 4 ? States : 4;  // states of a thread that are neighbours
+
+  // The number of a lane's i-th state. Lanes read neighbouring vectors: no two the same bank.
+  __device__ static constexpr int state(int lane, int i) {
+    return (i / kVector * Lanes + lane) * kVector + i % kVector;
+  }
+};
+
+// Calls f(StateLayout) with the one for this number of states.
+template <class F>
+void visit_layout(int64_t states, F f) {
+  if (states == 1) return f(StateLayout<1, 1>());
+  if (states <= 4) return f(StateLayout<4, 1>());
+  if (states <= 16) return f(StateLayout<4, 4>());
+  if (states <= 64) return f(StateLayout<4, 16>());
+  return f(StateLayout<8, 32>());
+}
+
+// -- where a block is -----------------------------------------------------------------------------------------------
+
+struct ChannelTile {
+  int64_t group, first;  // its first channel
+  int channels;
+};
+
+inline int64_t tiles_of(const ScanViews& s, int width) {
+  return s.groups * ((s.channels / s.groups + width - 1) / width);
+}
+
+template <int Width>
+__device__ ChannelTile channel_tile(const ScanViews& s, int64_t index) {
+  const int64_t size = s.channels / s.groups, tiles = (size + Width - 1) / Width;
+  const int64_t group = index / tiles, inside = index % tiles * Width, rest = size - inside;
+  return {group, group * size + inside, int(rest < Width ? rest : Width)};
+}
+
+// A sequence in the direction of time.
+struct Walk {
+  int64_t index, batch;  // its entry in the states, and in all else
+  int64_t length;
+  Steps tokens, times;                 // rows of u, z and out; of delta, B and C
+  int64_t checkpoint, end_checkpoint;  // the places of its first and of the next sequence's first
+};
+
+__device__ inline Walk walk(const ScanViews& s, int64_t index) {
+  Walk w{};
+  w.index = index;
+  int64_t start = 0;
+  if (s.offsets) {
+    start = s.offsets[index];
+    w.length = s.offsets[index + 1] - start;
+    // In tensors whose size does not depend on the offsets: floor(x) + 1 + floor(y) >= ceil(x + y).
+    w.checkpoint = start / kScanCheckpoint + index;
+    w.end_checkpoint = (start + w.length) / kScanCheckpoint + index + 1;
+  } else {
+    const int64_t chunks = (s.length + kScanCheckpoint - 1) / kScanCheckpoint;
+    w.batch = index;
+    w.length = s.length;
+    w.checkpoint = index * chunks;
+    w.end_checkpoint = w.checkpoint + chunks;
+  }
+  const Steps straight = s.reverse ? Steps{start + w.length - 1, -1, nullptr} : Steps{start, 1, nullptr};
+  const Steps ordered{0, 1, s.order + start};
+  w.tokens = s.order ? ordered : straight;
+  w.times = s.order && s.permute_params ? ordered : straight;
+  return w;
+}
+
+// -- tiles in memory ------------------------------------------------------------------------------------------------
+
+// The channels of a tile, step by step.
+__device__ inline Plane channels_of(const View& x, int64_t batch, const ChannelTile& tile, const Steps& steps) {
+  if (!x.data) return {nullptr, 0, 0, x.dtype, steps};
+  const int64_t first = batch * x.batch + tile.first * x.channel;
+  return {x.data + first * (x.dtype == DType::f32 ? 4 : 2), x.row, x.channel, x.dtype, steps};
+}
+// The states of B or C, step by step or, of (E, N), channel by channel.
+__device__ inline Plane states_of(const View& x, int64_t batch, const ChannelTile& tile, const Steps& steps,
+                                  bool by_channel) {
+  const int64_t first = batch * x.batch + tile.group * x.group + (by_channel ? tile.first * x.channel : 0);
+  return {x.data + first * (x.dtype == DType::f32 ? 4 : 2), by_channel ? x.channel : x.row, x.state, x.dtype,
+          by_channel ? Steps{} : steps};
+}
+
+// Reads a tile of states into [Steps][Padded] floats, zeros beyond `steps` and beyond `states`.
+template <int Steps, int Padded>
+__device__ void stage_states(const Plane& x, int steps, int64_t states, float* to) {
+  each_piece<Steps, Padded>(x.along_steps(), steps, int(states),
+                            [&](const Piece& p) { put<Padded, Padded>(to, p, unpack(load(x, p), x.dtype)); });
+}
+
+// An entry of (E) or (b, E); 0 where it is not given.
+__device__ inline float number(const View& x, int64_t batch, int64_t channel) {
+  return x.data ? load(x.data, x.dtype, batch * x.batch + channel * x.channel) : 0.f;
+}
+
+// The state (E, N) or (b, E, N) of a thread: Channels neighbouring channels from `channel` of the tile on, zeros
+// beyond.
+template <class Layout, int Channels>
+__device__ void load_states(const View& x, int64_t batch, const ChannelTile& tile, int channel, int lane,
+                            int64_t states, float (&to)[Channels][Layout::kStates]) {
+#pragma unroll
+  for (int c = 0; c < Channels; ++c)
+#pragma unroll
+    for (int i = 0; i < Layout::kStates; ++i) {
+      const int n = Layout::state(lane, i);
+      to[c][i] = x.data && channel + c < tile.channels && n < states
+                     ? load(x.data, x.dtype, batch * x.batch + (tile.first + channel + c) * x.channel + n * x.state)
+                     : 0.f;
+    }
+}
+// The same to float32 memory (.., E, N), contiguous; place counts what stands before E.
+template <class Layout, int Channels>
+__device__ void store_states(const float (&from)[Channels][Layout::kStates], float* data, const ScanViews& s,
+                             int64_t place, const ChannelTile& tile, int channel, int lane) {
+#pragma unroll
+  for (int c = 0; c < Channels; ++c)
+#pragma unroll
+    for (int i = 0; i < Layout::kStates; ++i) {
+      const int n = Layout::state(lane, i);
+      if (channel + c < tile.channels && n < s.states)
+        data[(place * s.channels + tile.first + channel + c) * s.states + n] = from[c][i];
+    }
+}
+
+// -- dt ---------------------------------------------------------------------------------------------------------------
+
+// dt and dt u of a channel and step lie together, those of two channels side by side where a thread has two or more.
+template <int Channels>
+struct StepSizes {
+  static constexpr int kPair = Channels < 2 ? 1 : 2;
+  __device__ static int dt(int channel) { return channel / kPair * 2 * kPair + channel % kPair; }
+  __device__ static int dtu(int channel) { return dt(channel) + kPair; }
+};
+
+}  // namespace transmamba::cuda
