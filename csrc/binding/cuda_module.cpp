@@ -5,7 +5,9 @@
 
 #include "binding/tensor_caster.h"
 #include "causal_conv1d/cuda.h"
+#include "conv_state_update/cuda.h"
 #include "core/cuda_device.h"
+#include "state_update/cuda.h"
 
 namespace py = pybind11;
 using namespace transmamba;
@@ -48,4 +50,15 @@ PYBIND11_MODULE(TRANSMAMBA_CUDA_MODULE, m) {
                                   partial},
                                  {device, stream});
         });
+
+  m.def("state_update", [](Tensor state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
+                           Tensor dt_bias, bool softplus, Tensor rows, int device, int64_t stream, Tensor out) {
+    const py::gil_scoped_release release;
+    state_update({state, x, dt, A, B, C, D, z, dt_bias, softplus, rows, out}, {device, stream});
+  });
+  m.def("conv_state_update", [](Tensor x, Tensor state, Tensor weight, Tensor bias, bool silu, Tensor positions,
+                                Tensor rows, int device, int64_t stream, Tensor out) {
+    const py::gil_scoped_release release;
+    conv_state_update({x, state, weight, bias, silu, positions, rows, out}, {device, stream});
+  });
 }

@@ -96,6 +96,8 @@ struct type_caster<transmamba::Tensor> {
       value.dtype = DType::f16;
     else if (code == transmamba::dlpack::kInt && bits == 32)
       value.dtype = DType::i32;
+    else if (code == transmamba::dlpack::kInt && bits == 64)
+      value.dtype = DType::i64;
     else
       return false;
     return true;
@@ -122,6 +124,8 @@ struct type_caster<transmamba::Tensor> {
       value.dtype = DType::f16;
     else if (dtype == "torch.int32")
       value.dtype = DType::i32;
+    else if (dtype == "torch.int64")
+      value.dtype = DType::i64;
     else
       return false;
     return true;

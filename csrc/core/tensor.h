@@ -4,7 +4,7 @@
 
 namespace transmamba {
 
-enum class DType : uint8_t { f32, f64, bf16, f16, i32 };  // i32: indices
+enum class DType : uint8_t { f32, f64, bf16, f16, i32, i64 };  // the last two: indices
 
 struct Tensor {
   static constexpr int kMaxRank = 4;
@@ -25,7 +25,7 @@ struct Indices {
 };
 
 inline constexpr int64_t item_size(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 || dtype == DType::i32 ? 4 : 2;
+  return dtype == DType::f64 || dtype == DType::i64 ? 8 : dtype == DType::f32 || dtype == DType::i32 ? 4 : 2;
 }
 
 }  // namespace transmamba
