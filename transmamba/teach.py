@@ -65,6 +65,8 @@ def build_teacher(config: RunConfig, data: ImageData) -> Teacher:
         return create_teacher(_vit_config(config, data))
     teacher = create_teacher(options.path)
     model: Any = teacher.model
+    if teacher.grid is None or not teacher.spec.head:
+        raise ValueError(f"the teacher must classify images, got {type(model).__name__}")
     size, channels = model.config.image_size, model.config.num_channels
     if size not in (data.size, (data.size, data.size), [data.size, data.size]):
         raise ValueError(f"the teacher takes images of size {size}, the data has {data.size}: give --image-size {size}")

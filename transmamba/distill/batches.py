@@ -28,8 +28,8 @@ def first_and_all(images: Iterable[Tensor] | None) -> tuple[Tensor | None, Itera
 
 
 def check_batch(images: object) -> None:
-    """Raise unless ``images`` is a tensor ``(batch, channels, H, W)``, or with frames before ``H``."""
-    if not isinstance(images, Tensor) or images.dim() not in (4, 5):
+    """Raise unless ``images`` is a tensor ``(batch, channels, H, W)``, with frames before ``H``, or of token ids."""
+    if not isinstance(images, Tensor) or images.dim() not in (2, 4, 5):
         raise TypeError(f"images must yield tensors (batch, channels, H, W), got {type(images).__name__}")
 
 

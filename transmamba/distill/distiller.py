@@ -118,6 +118,8 @@ class Distiller(nn.Module):
         self.student = student
         shape: Any = student.config
         official = config.weighting == "official"
+        if config.kappa and not official and not teacher.num_classes:
+            raise ValueError("kappa must be 0 with a teacher without a head: it has no logits to learn from")
         if config.kappa and not official and shape.num_classes != teacher.num_classes:
             raise ValueError(
                 f"kappa must be 0 when the classes differ: student {shape.num_classes}, teacher {teacher.num_classes}"
@@ -144,8 +146,9 @@ class Distiller(nn.Module):
         """Loss of one batch; in train mode it also advances the adaptive weights by one step.
 
         Args:
-            images: ``(batch, channels, H, W)``.
-            labels: Class indices ``(batch,)`` or probabilities ``(batch, classes)``; None only with ``beta = 0``.
+            images: ``(batch, channels, H, W)``, videos with frames before ``H``, or token ids ``(batch, length)``.
+            labels: Class indices ``(batch,)`` or probabilities ``(batch, classes)``; for text the token behind each
+                token, ``(batch, length)``, -100 where there is none; None only with ``beta = 0``.
             progress: Part of the training that is done, 0 to 1; felt by ``alpha_decay`` alone.
 
         Returns:
@@ -154,7 +157,7 @@ class Distiller(nn.Module):
         """
         if not 0 <= progress <= 1:
             raise ValueError(f"progress must be from 0 to 1, got {progress}")
-        config, zero = self.config, images.new_zeros(())
+        config = self.config
         official = config.weighting == "official"
         alpha = 1.0 if official else config.alpha * self._remaining(progress)
         beta, kappa = (1.0, 0.0) if official else (config.beta, config.kappa)
@@ -165,8 +168,13 @@ class Distiller(nn.Module):
         logits = self.student.head(self.student.forward_features(images, taps))  # type: ignore[operator]
         seen = self.teacher(images) if alpha or kappa else None
 
-        task = F.cross_entropy(logits, labels) if beta and labels is not None else zero
-        kd = kd_loss(logits, seen.logits, config.temperature) if kappa and seen is not None else zero
+        zero, rows = logits.new_zeros(()), logits.flatten(0, -2)  # one row per image, or per token of a text
+        task = zero
+        if beta and labels is not None:
+            task = F.cross_entropy(rows, labels.flatten() if logits.dim() == 3 else labels)
+        kd = zero
+        if kappa and seen is not None and seen.logits is not None:
+            kd = kd_loss(rows, seen.logits.flatten(0, -2), config.temperature)
         feature, cosines = zero, dict[str, Tensor]()
         if taps is not None and seen is not None:
             feature, cosines = self._feature_loss(taps, seen.features, seen.grid)

@@ -111,16 +111,25 @@ def _by_weights(teacher: Teacher, pretrained: Teacher | None) -> Importance:
 
 def _channel_weights(teacher: Teacher) -> list[Tensor]:
     """Every matrix that writes to the residual stream or reads it, as ``(d_model, fan)``."""
-    weights = [teacher.part("patch").weight.flatten(1), teacher.part("position")[0].t()]
+    spec, weights = teacher.spec, []
+    if spec.patch:
+        weights += [teacher.part("patch").weight.flatten(1)]
+    if spec.embedding:
+        weights += [teacher.part("embedding").weight.t()]
+    if spec.position:
+        weights += [teacher.part("position")[0].t()]
+    gate = ["gate"] if spec.gate else []
     for i in range(teacher.depth):
         weights += [teacher.part(name, i).weight for name in ("proj", "fc2")]
-        weights += [teacher.part(name, i).weight.t() for name in ("query", "key", "value", "fc1")]
+        weights += [teacher.part(name, i).weight.t() for name in ("query", "key", "value", "fc1", *gate)]
     return [w.detach().double().cpu() for w in weights]
 
 
 def _hidden_weights(teacher: Teacher, layer: int) -> list[Tensor]:
     """What leads to and from the MLP units of a layer, as ``(d_hidden, d_model)``."""
     weights = [teacher.part("fc1", layer).weight, teacher.part("fc2", layer).weight.t()]
+    if teacher.spec.gate:
+        weights.append(teacher.part("gate", layer).weight)
     return [w.detach().double().cpu() for w in weights]
 
 

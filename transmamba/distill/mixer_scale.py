@@ -38,7 +38,7 @@ def mixer_scales(
         teacher: The Transformer.
         layers: Teacher layer per student layer.
         channels: Teacher channels that each student layer has.
-        images: One batch, ``(batch, channels, H, W)``; resized to the student's size.
+        images: One batch, ``(batch, channels, H, W)``, resized to the student's size, or of token ids.
     """
     heard: list[Tensor] = []
     watched = [teacher.part("proj", layer) for layer in range(teacher.depth)]
@@ -50,12 +50,13 @@ def mixer_scales(
             hook.remove()
 
     own: list[float] = []
-    size: int = student.config.image_size  # type: ignore[union-attr, assignment]
+    if student.grid is not None:
+        images = resized(images, student.config.image_size)  # type: ignore[union-attr, arg-type]
     device = next(student.parameters()).device
     mixers = [student.get_submodule(path) for path in outputs]
     hooks = [part.register_forward_hook(lambda _m, _a, out: own.append(_spread(_variances(out)))) for part in mixers]
     try:
-        torch.func.functional_call(student, values, (resized(images, size).to(device),))
+        torch.func.functional_call(student, values, (images.to(device),))
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,7 +1,7 @@
 """Layers: the Mamba mixers, the block that pairs one with a Transformer's MLP, patch embedding and norms."""
 
 from transmamba.layers.bimamba import BiMamba
-from transmamba.layers.block import MLP, TransMambaBlock
+from transmamba.layers.block import MLP, GatedMLP, TransMambaBlock
 from transmamba.layers.mamba import Mamba
 from transmamba.layers.norm import RMSNorm, create_norm
 from transmamba.layers.patch_embed import PatchEmbed
@@ -12,6 +12,7 @@ __all__ = [
     "MLP",
     "SS2D",
     "BiMamba",
+    "GatedMLP",
     "Mamba",
     "PatchEmbed",
     "PlainMamba2D",

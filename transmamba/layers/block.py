@@ -25,6 +25,26 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class GatedMLP(nn.Module):
+    """``fc2(silu(gate(x)) * fc1(x))`` on ``(..., d_model)``, without biases: a Llama's feed-forward part.
+
+    "SwiGLU" of Shazeer (https://arxiv.org/abs/2002.05202).
+    """
+
+    def __init__(self, d_model: int, d_hidden: int, device=None, dtype=None):
+        super().__init__()
+        positive_int(d_model=d_model, d_hidden=d_hidden)
+        self.gate = nn.Linear(d_model, d_hidden, bias=False, device=device, dtype=dtype)
+        self.fc1 = nn.Linear(d_model, d_hidden, bias=False, device=device, dtype=dtype)
+        self.fc2 = nn.Linear(d_hidden, d_model, bias=False, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.silu(self.gate(x)) * self.fc1(x))
+
+
+_MLPS: dict[str, type[MLP] | type[GatedMLP]] = {"gelu": MLP, "swiglu": GatedMLP}
+
+
 class TransMambaBlock(nn.Module):
     r"""Pre-norm residual block: ``h = x + mixer(norm(x))``, then ``h + mlp(norm2(h))`` when there is an MLP.
 
@@ -42,6 +62,7 @@ class TransMambaBlock(nn.Module):
         d_hidden: Hidden units of the MLP; 0 for no MLP, which is a block of the published Vim.
         norm: ``"layer"`` or ``"rms"``.
         mixer_name: The mixer's attribute, under which published checkpoints keep its weights.
+        mlp: ``"gelu"``, a ViT's :class:`MLP`, or ``"swiglu"``, a Llama's :class:`GatedMLP`.
     """
 
     def __init__(
@@ -51,8 +72,11 @@ class TransMambaBlock(nn.Module):
         norm: str = "layer",
         norm_eps: float = 1e-5,
         mixer_name: str = "mixer",
+        mlp: str = "gelu",
     ):
         super().__init__()
+        if mlp not in _MLPS:
+            raise ValueError(f"mlp must be one of {', '.join(_MLPS)}, got {mlp!r}")
         d_model: int = mixer.d_model  # type: ignore[assignment]
         weight: Tensor = mixer.in_proj.weight  # type: ignore[union-attr, assignment]
         factory: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
@@ -60,19 +84,24 @@ class TransMambaBlock(nn.Module):
         self.mixer_name = mixer_name
         self.add_module(mixer_name, mixer)
         self.norm2 = create_norm(norm, d_model, norm_eps, **factory) if d_hidden else None
-        self.mlp = MLP(d_model, d_hidden, **factory) if d_hidden else None
+        self.mlp = _MLPS[mlp](d_model, d_hidden, **factory) if d_hidden else None
 
     @property
     def directions(self) -> tuple[str, ...]:
         """Names of the mixer's scan directions, in the order of ``return_directions``."""
         return self.get_submodule(self.mixer_name).directions  # type: ignore[return-value]
 
-    def forward(self, x: Tensor, return_directions: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Map ``(batch, length, d_model)`` to the same shape; with ``return_directions`` also the list of ``F_k``."""
+    def forward(
+        self, x: Tensor, return_directions: bool = False, **options: Any
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Map ``(batch, length, d_model)`` to the same shape; with ``return_directions`` also the list of ``F_k``.
+
+        ``options`` are handed to the mixer.
+        """
         dtype = self.norm.weight.dtype
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         mixer = getattr(self, self.mixer_name)
-        mixed = mixer(self.norm(x.to(dtype)), return_directions=return_directions)
+        mixed = mixer(self.norm(x.to(dtype)), return_directions=return_directions, **options)
         out, outputs = mixed if return_directions else (mixed, [])
         h = x + out
         if self.mlp is None or self.norm2 is None:

@@ -1,5 +1,6 @@
 """Students: the models a Transformer is turned into."""
 
+from transmamba.models.language import InferenceParams, MambaLM, MambaLMConfig
 from transmamba.models.plainmamba import PlainMamba, PlainMambaConfig
 from transmamba.models.pretrained import load_pretrained, save_pretrained
 from transmamba.models.registry import create_model, list_models, register_model
@@ -10,6 +11,9 @@ from transmamba.models.vim import Vim, VimConfig
 from transmamba.models.vmamba import VMamba, VMambaConfig
 
 __all__ = [
+    "InferenceParams",
+    "MambaLM",
+    "MambaLMConfig",
     "PlainMamba",
     "PlainMambaConfig",
     "Role",

@@ -22,9 +22,9 @@ def initialise_blocks(blocks: Sequence[TransMambaBlock]) -> None:
             if block.mlp is None:
                 block.get_submodule(block.mixer_name).out_proj.weight /= math.sqrt(len(blocks))  # type: ignore
                 continue
-            for linear in (block.mlp.fc1, block.mlp.fc2):
-                if linear.bias is not None:
-                    nn.init.zeros_(linear.bias)
+            for name, bias in block.mlp.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.zeros_(bias)
             block.mlp.fc2.weight /= math.sqrt(2 * len(blocks))
 
 

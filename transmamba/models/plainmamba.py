@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -172,8 +172,10 @@ class PlainMambaBlock(TransMambaBlock):
         conv = nn.Conv2d(d, d, 3, padding=1, groups=d, bias=False) if with_dwconv else None
         self.dw = None if conv is None else nn.Sequential(conv, nn.BatchNorm2d(d), nn.GELU())
 
-    def forward(self, x: Tensor, return_directions: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
-        result = super().forward(x, return_directions)
+    def forward(
+        self, x: Tensor, return_directions: bool = False, **options: Any
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        result = super().forward(x, return_directions, **options)
         if self.dw is None:
             return result
         h, features = result if isinstance(result, tuple) else (result, [])

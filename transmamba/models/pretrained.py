@@ -33,7 +33,13 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         raise TypeError(f"save_pretrained needs a model from create_model, got {type(model).__name__}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors, kept = {}, set()
+    for name, tensor in model.state_dict().items():
+        # Tied weights are written once; the model that ties them finds the other name itself.
+        place = (tensor.data_ptr(), tensor.shape) if tensor.numel() else name
+        if place not in kept:
+            tensors[name] = tensor.detach().cpu().contiguous()
+        kept.add(place)
     write_atomic(folder / WEIGHTS, safetensors.save(tensors, metadata={"format": "pt"}))
     text = json.dumps({"model": model.name, "config": dataclasses.asdict(config)}, indent=2)  # type: ignore[arg-type]
     write_atomic(folder / CONFIG, (text + "\n").encode())

@@ -94,6 +94,7 @@ _IN_BLOCK = {
     "norm.bias": "norm1_bias",
     "norm2.weight": "norm2_weight",
     "norm2.bias": "norm2_bias",
+    "mlp.gate.weight": "gate_weight",
     "mlp.fc1.weight": "fc1_weight",
     "mlp.fc1.bias": "fc1_bias",
     "mlp.fc2.weight": "fc2_weight",

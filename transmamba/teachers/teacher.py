@@ -21,23 +21,25 @@ class TeacherOutput:
     """What a teacher says about a batch.
 
     Attributes:
-        logits: ``(batch, num_classes)``.
+        logits: ``(batch, num_classes)``, of a text ``(batch, L, num_classes)``, or None of a model without a head.
         features: After each layer, ``(batch, L, d_model)``: patches in raster order, special tokens dropped.
-        grid: ``(h, w)`` with ``h * w = L``, or ``(frames, h, w)`` of a video.
+        grid: ``(h, w)`` with ``h * w = L``, or ``(frames, h, w)`` of a video, or None of a text.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     features: list[Tensor]
-    grid: tuple[int, ...]
+    grid: tuple[int, ...] | None
 
 
 class Teacher(nn.Module):
-    """An image classifier of transformers, always in eval mode and without gradients when called through here.
+    """A Transformer for images or text, always in eval mode and without gradients when called through here.
 
     Attributes:
         model: The wrapped module, to be trained or saved on its own.
         spec: The :class:`TeacherSpec` that fits it.
-        d_model, depth, num_classes, grid: Width, layers, classes, patches per column and row.
+        d_model, depth: Width and layers.
+        num_classes: Classes, or tokens of the vocabulary; 0 without a head.
+        grid: Patches per column and row, or None of a text.
         d_hidden: Hidden units of its MLPs.
 
     Raises:
@@ -54,23 +56,31 @@ class Teacher(nn.Module):
             raise ValueError(f"{type(model).__name__} does not have {', '.join(missing)}, named by {self.spec.name}")
         self.model = model
         self.depth = len(self.part("layers"))
-        self.d_model = self.part("patch").out_channels
+        self.d_model = self.part("fc2", 0).out_features
         self.d_hidden = self.part("fc1", 0).out_features
-        self.num_classes = getattr(self.part("head"), "out_features", 0)
-        patch = self.part("patch")
-        height, width = _pair(model.config.image_size)  # type: ignore[union-attr]
-        self.grid = (
-            (height - patch.kernel_size[0]) // patch.stride[0] + 1,
-            (width - patch.kernel_size[1]) // patch.stride[1] + 1,
-        )
+        self.num_classes = getattr(self.part("head"), "out_features", 0) if self.spec.head else 0
+        self.grid: tuple[int, int] | None = None
+        if self.spec.patch:
+            patch = self.part("patch")
+            height, width = _pair(model.config.image_size)  # type: ignore[union-attr]
+            self.grid = (
+                (height - patch.kernel_size[0]) // patch.stride[0] + 1,
+                (width - patch.kernel_size[1]) // patch.stride[1] + 1,
+            )
         self.eval()
 
     def part(self, name: str, layer: int | None = None) -> Any:
-        """The module or tensor that the spec calls ``name``, of ``layer`` where it has one."""
+        """The module or tensor that the spec calls ``name``, of ``layer`` where it has one.
+
+        Position embedding and class token are ``(1, tokens, d)``, however the model keeps them.
+        """
         path = getattr(self.spec, name).format(i=layer)
         found = find(self.model, path)
         if found is None:
             raise ValueError(f"{type(self.model).__name__} has no {path} ({name} of layer {layer})")
+        if name in ("position", "class_token"):
+            table: Any = found if isinstance(found, Tensor) else found.weight
+            return table.reshape(1, -1, table.shape[-1])
         return found
 
     def train(self, mode: bool = True) -> Teacher:
@@ -79,7 +89,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
-        """Logits and features of ``images`` ``(batch, channels, H, W)``.
+        """Logits and features of ``images`` ``(batch, channels, H, W)``, or of token ids ``(batch, length)``.
 
         A video ``(batch, channels, frames, H, W)`` is looked at frame by frame: the features are those of all frames
         one after the other, the logits their mean.
@@ -89,9 +99,10 @@ class Teacher(nn.Module):
             frames = images.shape[2]
             each = self(images.transpose(1, 2).flatten(0, 1))
             features = [f.unflatten(0, (-1, frames)).flatten(1, 2) for f in each.features]
-            return TeacherOutput(each.logits.unflatten(0, (-1, frames)).mean(1), features, (frames, *each.grid))
+            logits = None if each.logits is None else each.logits.unflatten(0, (-1, frames)).mean(1)
+            return TeacherOutput(logits, features, (frames, *each.grid))
         with self._taps() as features:
-            logits = self.model(pixel_values=images).logits
+            logits = getattr(self.model(**{self.spec.inputs: images}), "logits", None)
         return TeacherOutput(logits, [f[:, self.spec.special_tokens :] for f in features], self.grid)
 
     @contextmanager
@@ -118,12 +129,25 @@ class Teacher(nn.Module):
         return digest.hexdigest()
 
 
-def create_teacher(source: Any) -> Teacher:
-    """Wrap a ViT or DeiT image classifier of transformers.
+# Class of transformers for each type of config; a folder's own choice among the last ones of a type is followed.
+_CLASSES = {
+    "vit": ("ViTForImageClassification",),
+    "deit": ("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"),
+    "clip": ("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPTextModel", "CLIPTextModelWithProjection"),
+    "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    "clip_text_model": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "llama": ("LlamaForCausalLM",),
+    "bert": ("BertModel", "BertForMaskedLM"),
+}
+
+
+def create_teacher(source: Any, spec: TeacherSpec | None = None) -> Teacher:
+    """Wrap a Transformer: ViT or DeiT classifier, CLIP's vision or text tower, Llama, BERT, or another with a spec.
 
     Args:
-        source: The model itself, a ``ViTConfig`` or ``DeiTConfig`` (random weights), or the folder or hub name of a
-            saved one.
+        source: The model itself, its config of transformers (random weights), or the folder or hub name of a saved one;
+            of a whole CLIP the vision tower is read.
+        spec: Where the model keeps its parts, for a family that is not known here.
 
     Raises:
         TypeError: ``source`` is none of these.
@@ -134,15 +158,15 @@ def create_teacher(source: Any) -> Teacher:
     if isinstance(source, Teacher):
         return source
     if isinstance(source, nn.Module):
-        return Teacher(source)
+        return Teacher(source, spec)
     if isinstance(source, (str, os.PathLike)):
-        return Teacher(_load(source))
+        return Teacher(_load(source), spec)
     transformers = _transformers()
     if isinstance(source, transformers.PretrainedConfig):
-        classes = {"vit": "ViTForImageClassification", "deit": "DeiTForImageClassification"}
-        if source.model_type not in classes:
-            raise ValueError(f"a teacher's config must be of type {' or '.join(classes)}, got {source.model_type!r}")
-        return Teacher(getattr(transformers, classes[source.model_type])(source))
+        if source.model_type not in _CLASSES:
+            raise ValueError(f"a teacher's config must be of type {', '.join(_CLASSES)}, got {source.model_type!r}")
+        config = source.vision_config if source.model_type == "clip" else source
+        return Teacher(getattr(transformers, _CLASSES[source.model_type][0])(config), spec)
     raise TypeError(f"a teacher is made from a model, a config or a path, got {type(source).__name__}")
 
 
@@ -169,10 +193,10 @@ def _load(source: str | os.PathLike[str]) -> nn.Module:
     try:
         with no_progress_bars():
             config = transformers.AutoConfig.from_pretrained(source)
-            named = (config.architectures or ["AutoModelForImageClassification"])[0]
-            # The Auto class would drop the second head of a distilled DeiT.
-            chosen = named if named.startswith("DeiTForImageClassification") else "AutoModelForImageClassification"
-            return getattr(transformers, chosen).from_pretrained(source)
+            # Other types: what a user's own spec fits. The Auto class would drop the second head of a distilled DeiT.
+            classes = _CLASSES.get(config.model_type, ("AutoModel",))
+            named = (config.architectures or classes)[0]
+            return getattr(transformers, named if named in classes else classes[0]).from_pretrained(source)
     except Exception as error:  # transformers raises many types here; each means that this is no usable teacher
         raise ValueError(f"teacher {str(source)!r} cannot be loaded by transformers: {error}") from error
 
@@ -184,7 +208,10 @@ def _matching_spec(model: nn.Module) -> TeacherSpec:
         if not missing:
             return spec
         reasons.append(f"{spec.name}: no {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}")
-    raise ValueError(f"{type(model).__name__} is no ViT or DeiT classifier known here.\n  " + "\n  ".join(reasons))
+    raise ValueError(
+        f"{type(model).__name__} has the names of no Transformer known here; give a TeacherSpec.\n  "
+        + "\n  ".join(reasons)
+    )
 
 
 def _pair(size: Any) -> tuple[int, int]:

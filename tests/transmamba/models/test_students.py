@@ -14,6 +14,7 @@ STUDENTS = {
     "transmamba_vim_micro": SMALL,
     "transmamba_plainmamba_micro": SMALL,
     "transmamba_videomamba_micro": {**SMALL, "num_frames": 2, "order": "time_first"},
+    "transmamba_lm_micro": {"d_model": 16, "depth": 2, "d_state": 3, "vocab_size": 22},
     "transmamba_vmamba_micro": {"dims": (12, 20), "depths": (1, 2), "d_state": 3, "num_classes": 5},
 }
 
@@ -25,6 +26,8 @@ def build(name, **kwargs):
 
 def images_of(model, batch=2):
     config = model.config
+    if model.grid is None:
+        return torch.randint(config.vocab_size, (batch, 7))
     frames = [config.num_frames] if hasattr(config, "num_frames") else []
     return torch.randn(batch, config.in_channels, *frames, config.image_size, config.image_size)
 
@@ -39,19 +42,21 @@ def test_names():
     assert {f"plainmamba_l{size}" for size in (1, 2, 3)} <= set(list_models())
     assert {f"vmamba_{size}" for size in ("tiny", "small", "base")} <= set(list_models())
     assert {f"videomamba_{size}" for size in ("tiny", "small", "middle")} <= set(list_models())
-    kinds, sizes = ("vim", "plainmamba", "vmamba", "videomamba"), ("tiny", "small", "base")
+    assert {f"mamba_{size}" for size in ("130m", "370m", "790m", "1.4b", "2.8b")} <= set(list_models())
+    kinds, sizes = ("vim", "plainmamba", "vmamba", "videomamba", "lm"), ("tiny", "small", "base")
     assert {f"transmamba_{kind}_{size}" for kind in kinds for size in sizes} <= set(list_models())
 
 
 def test_mean_of_direction_features_is_the_layers_output(name):
     model = build(name).double().eval()
-    images, taps = images_of(model).double(), Taps()
+    images, taps = images_of(model), Taps()
+    images = images.double() if images.is_floating_point() else images
     feature = model.forward_features(images, taps)
     torch.testing.assert_close(model.forward_features(images), feature, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(model(images), model.head(feature))
     assert sorted(taps.merged) == list(range(len(model.layer_names)))
     for i, (width, grid) in enumerate(zip(model.widths, model.grids, strict=True)):
-        assert taps.merged[i].shape == (2, torch.tensor(grid).prod(), width)
+        assert taps.merged[i].shape == (2, 7 if grid is None else torch.tensor(grid).prod(), width)
         assert len(taps.directions[i]) == len(model.directions)
         torch.testing.assert_close(torch.stack(taps.directions[i]).mean(0), taps.merged[i], rtol=1e-11, atol=1e-12)
         if len(model.directions) > 1:
@@ -69,7 +74,7 @@ def test_every_parameter_has_a_role(name):
     depth = len(model.layer_names)
     for part in ("norm1_weight", "norm2_weight", "fc1_weight", "fc2_weight", "mixer_out_weight"):
         assert sorted(r.layer for r in roles.values() if r.part == part) == list(range(depth)), part
-    for part in ("final_norm_weight", "head_weight"):
+    for part in ("final_norm_weight", "embedding" if model.grid is None else "head_weight"):
         assert [r.layer for r in roles.values() if r.part == part] == [None], part
 
 
@@ -95,7 +100,7 @@ def test_sixteen_bits(name):
     model = build(name).bfloat16().eval()
     images = images_of(model)
     with torch.no_grad():
-        out = model(images.bfloat16())
+        out = model(images.bfloat16() if images.is_floating_point() else images)
         expected = build(name).eval()(images)
     assert out.dtype == torch.bfloat16
     assert (out.float() - expected).abs().max() < 0.1 * expected.abs().max() + 0.02
@@ -103,7 +108,7 @@ def test_sixteen_bits(name):
 
 def test_config_is_a_frozen_dataclass(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        build(name).config.num_classes = 3
+        build(name).config.d_state = 3
 
 
 def test_it_is_cloned_into_and_distilled(name):
@@ -112,23 +117,18 @@ def test_it_is_cloned_into_and_distilled(name):
 
     student = build(name)
     config = student.config
-    teacher = create_teacher(
-        transformers.ViTConfig(
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=24,
-            image_size=config.image_size,
-            patch_size=2,
-            num_channels=config.in_channels,
-            num_labels=5,
-        )
-    )
     images, labels = images_of(student, 6), torch.arange(6) % 5
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+    if student.grid is None:
+        teacher = create_teacher(transformers.LlamaConfig(**sizes, vocab_size=config.num_classes))
+        labels = torch.cat([images[:, 1:], torch.full((6, 1), -100)], dim=1)
+    else:
+        shape = {"image_size": config.image_size, "num_channels": config.in_channels}
+        teacher = create_teacher(transformers.ViTConfig(**sizes, **shape, patch_size=2, num_labels=5))
     report = subclone(student, teacher, SubcloneConfig(), [images])
     found = {row.tensor: row for row in report.rows}
     for tensor, role in student.clone_roles().items():
-        if role.part in ("fc1_weight", "fc2_weight") and role.layer < report.early:
+        if role.part in ("gate_weight", "fc1_weight", "fc2_weight") and role.layer < report.early:
             assert found[tensor].coverage > 0, tensor
         if role.part == "mixer_out_weight":
             assert "as much as" in found[tensor].note, tensor

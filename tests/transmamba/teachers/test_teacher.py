@@ -138,10 +138,10 @@ def test_rectangular_images():
 def test_bad_input(tmp_path):
     with pytest.raises(TypeError, match="a model, a config or a path, got int"):
         create_teacher(3)
-    with pytest.raises(ValueError, match="no ViT or DeiT classifier"):
+    with pytest.raises(ValueError, match="no Transformer known here; give a TeacherSpec"):
         create_teacher(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="'bert'"):
-        create_teacher(transformers.BertConfig())
+    with pytest.raises(ValueError, match="'gpt2'"):
+        create_teacher(transformers.GPT2Config())
     with pytest.raises(FileNotFoundError, match="no such folder"):
         create_teacher(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no config\.json"):

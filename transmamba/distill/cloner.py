@@ -1,0 +1,243 @@
+"""One tensor of a student after the other: which part of the teacher it is, which of its indices, in which scale."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transmamba.distill.axis import Axis
+from transmamba.distill.calibration import resample_tokens
+from transmamba.distill.importance import Importance, measure_importance
+from transmamba.distill.layer_map import layer_map
+from transmamba.distill.mixer_scale import mixer_scales
+from transmamba.distill.report import SubcloneRow
+from transmamba.models import Role
+from transmamba.teachers import Teacher
+
+if TYPE_CHECKING:
+    from transmamba.distill.subcloning import SubcloneConfig
+
+
+class Cloner:
+    """Fixes the index sets once, then answers for one tensor at a time."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher,
+        config: SubcloneConfig,
+        images: Iterable[Tensor] | None,
+        pretrained: Teacher | None,
+    ):
+        widths, hidden = student.widths, student.hidden_widths  # type: ignore[union-attr]
+        self.widths: list[int] = list(widths)  # type: ignore[arg-type]
+        depth = len(self.widths)
+        self.student, self.teacher = student, teacher
+        self.layers = layer_map(config.layer_map, depth, teacher.depth)
+        self.early = math.ceil(2 * depth / 3) if config.early is None else min(config.early, depth)
+        scores: Importance | None = None
+        if min(self.widths) < teacher.d_model or any(0 < n < teacher.d_hidden for n in hidden):  # type: ignore[union-attr]
+            scores = measure_importance(teacher, config.importance, images, pretrained)
+        channels = None if scores is None else scores.channels
+        units = [None] * teacher.depth if scores is None else scores.hidden
+        self.residuals = {d: Axis.choose("channels", channels, teacher.d_model, d) for d in sorted(set(self.widths))}
+        self.hidden = {
+            i: Axis.choose("units", units[self.layers[i]], teacher.d_hidden, n)
+            for i, n in enumerate(hidden[: self.early])  # type: ignore[index]
+            if n
+        }
+
+    @property
+    def channels(self) -> list[int] | list[list[int]]:
+        """Of the residual stream, or of each layer where they differ in width."""
+        each = [self.residuals[d].indices for d in self.widths]
+        return each[0] if len(self.residuals) == 1 else each
+
+    def residual(self, part: str, layer: int | None) -> Axis:
+        """Channels of ``layer``, of the first layer before it, of the last behind it."""
+        if layer is None:
+            layer = -1 if part.startswith(("head", "final")) else 0
+        return self.residuals[self.widths[layer]]
+
+    def clone(self, name: str, parameter: nn.Parameter, role: Role) -> tuple[SubcloneRow, Tensor | None]:
+        """Return the row of one student tensor and its new value, or None to keep it."""
+        part, layer = role
+        if part.startswith("mixer"):
+            return self._keep(name, parameter, "part of the SSM, which a Transformer does not have (mixer = none)")
+        if part == "stem":
+            return self._keep(name, parameter, "a Transformer does not have it")
+        if layer is not None and layer >= self.early:
+            return self._keep(name, parameter, f"layer {layer} is not among the first {self.early} (early)")
+        kind = part if part in ("position", "class_token", "embedding") else part.rpartition("_")[0]
+        if not getattr(self.teacher.spec, kind):
+            return self._keep(name, parameter, f"the teacher has no {kind}")
+        residual = self.residual(part, layer)
+        if part == "embedding":
+            return self._embedding(name, parameter)
+        if part == "position":
+            return self._position(name, parameter)
+        if part == "class_token":
+            return self._copy(name, parameter, "class_token", None, {2: residual})
+        if part == "patch_weight":
+            return self._patch(name, parameter)
+        if part == "patch_bias":
+            return self._copy(name, parameter, "patch", "bias", {0: residual})
+        if part.startswith("head"):
+            return self._head(name, parameter, part.removeprefix("head_"))
+        source, tensor = part.rsplit("_", 1)
+        if layer is None:
+            return self._copy(name, parameter, source, tensor, {0: residual})
+        hidden = self.hidden.get(layer)
+        axes: dict[str, dict[int, Axis | None]] = {
+            "gate_weight": {0: hidden, 1: residual},
+            "fc1_weight": {0: hidden, 1: residual},
+            "fc1_bias": {0: hidden},
+            "fc2_weight": {0: residual, 1: hidden},
+        }
+        chosen = {dim: axis for dim, axis in axes.get(part, {0: residual}).items() if axis is not None}
+        return self._copy(name, parameter, source, tensor, chosen, layer=self.layers[layer])
+
+    def _embedding(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
+        tokens = self.teacher.part("embedding").num_embeddings
+        if parameter.shape[0] != tokens:
+            reason = f"vocabularies differ: student {parameter.shape[0]}, teacher {tokens}"
+            return self._keep(name, parameter, reason)
+        axes = {1: self.residual("embedding", None)}
+        return self._copy(name, parameter, "embedding", "weight", axes, summed=False)
+
+    def _head(self, name: str, parameter: nn.Parameter, tensor: str) -> tuple[SubcloneRow, Tensor | None]:
+        if parameter.shape[0] != self.teacher.num_classes:
+            reason = f"classes differ: student {parameter.shape[0]}, teacher {self.teacher.num_classes}"
+            return self._keep(name, parameter, reason)
+        return self._copy(
+            name, parameter, "head", tensor, {1: self.residual("head", None)} if tensor == "weight" else {}
+        )
+
+    def _position(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
+        special = self.teacher.spec.special_tokens
+        whole: tuple[int, ...] = self.student.grid  # type: ignore[assignment]
+        grid = whole[-2:]  # of one frame
+        at: int | None = self.student.class_position  # type: ignore[assignment]
+        position = self.teacher.part("position").detach()
+        patches = resample_tokens(position[:, special:], self.teacher.grid, grid)
+        notes = []
+        if grid != self.teacher.grid:
+            notes.append(f"interpolated from {_by(self.teacher.grid or ())} to {_by(grid)}")
+        if at is not None:
+            patches = torch.cat([patches[:, :at], position[:, :1], patches[:, at:]], dim=1)
+            notes += [f"class position moved to {at}"] if at else []
+        axes = {2: self.residual("position", None)}
+        return self._copy(name, parameter, "position", None, axes, value=patches, note="; ".join(notes))
+
+    def _patch(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
+        weight = self.teacher.part("patch").weight.detach()
+        if weight.shape[1] != parameter.shape[1]:
+            reason = f"image channels differ: student {parameter.shape[1]}, teacher {weight.shape[1]}"
+            return self._keep(name, parameter, reason)
+        axes = {0: self.residual("patch", None)}
+        size, new = weight.shape[2:], parameter.shape[-2:]
+        if size == parameter.shape[2:]:
+            return self._copy(name, parameter, "patch", "weight", axes)
+        # A flat image must give the same token: the sum over the kernel is what has to stay.
+        scale, note = size.numel() / new.numel(), ""
+        if size != new:
+            weight = F.interpolate(weight, size=tuple(new), mode="bicubic", align_corners=False, antialias=True)
+            note = f"kernel resampled from {_by(size)} to {_by(new)}"
+        if parameter.dim() == 5:
+            frames = parameter.shape[2]
+            weight = F.pad(weight.unsqueeze(2), (0, 0, 0, 0, frames // 2, frames - 1 - frames // 2))
+            note = f"{note}; in the middle of {frames} frames" if note else f"in the middle of {frames} frames"
+        return self._copy(name, parameter, "patch", "weight", axes, value=weight, extra_scale=scale, note=note)
+
+    def _copy(
+        self,
+        name: str,
+        parameter: nn.Parameter,
+        part: str,
+        tensor: str | None,
+        axes: dict[int, Axis],
+        *,
+        layer: int | None = None,
+        value: Tensor | None = None,
+        extra_scale: float = 1.0,
+        summed: bool = True,
+        note: str = "",
+    ) -> tuple[SubcloneRow, Tensor | None]:
+        path = getattr(self.teacher.spec, part).format(i=layer)
+        found = self.teacher.part(part, layer)
+        found = found if tensor is None else getattr(found, tensor)
+        source = path if tensor is None else f"{path}.{tensor}"
+        if found is None:
+            return self._keep(name, parameter, f"the teacher has no {source}")
+        value = found.detach() if value is None else value
+        # Dimension 1 of a matrix is what is summed over; an embedding is not a matrix in this sense.
+        scale = extra_scale * (axes[1].scale if summed and tensor == "weight" and 1 in axes else 1.0)
+        where = [torch.arange(n) for n in parameter.shape]
+        for dim, axis in axes.items():
+            value = value.index_select(dim, axis.teacher.to(value.device))
+            where[dim] = axis.student
+        filled = tuple(len(w) for w in where)
+        if tuple(value.shape) != filled:
+            reason = f"shapes do not fit: {source} gives {_by(value.shape)}, needed {_by(filled)}"
+            return self._keep(name, parameter, reason)
+        new = parameter.detach().clone()
+        mesh = torch.meshgrid(*(w.to(new.device) for w in where), indexing="ij")
+        new[mesh] = value.to(new) if scale == 1.0 else (scale * value).to(new)
+        described = dict.fromkeys(axis.describe() for axis in axes.values())
+        row = SubcloneRow(
+            name,
+            tuple(parameter.shape),
+            parameter.numel(),
+            source,
+            ", ".join(filter(None, described)),
+            scale,
+            math.prod(filled) / max(1, parameter.numel()),
+            note,
+        )
+        return row, new
+
+    def scale_mixers(
+        self,
+        images: Tensor | None,
+        parameters: dict[str, nn.Parameter],
+        rows: dict[str, SubcloneRow],
+        values: dict[str, Tensor],
+    ) -> None:
+        """Scale the mixers' output projections in ``values``, and say so, or why not, in ``rows``."""
+        names: list[list[str]] = [[] for _ in self.layers]
+        for name, role in self.student.clone_roles().items():  # type: ignore[operator]
+            if role.part.startswith("mixer_out"):
+                names[role.layer].append(name)
+        reason = ""
+        if images is None:
+            reason = "no images were given"
+        elif images.dim() > 2 and images.shape[1] != (expected := self.student.config.in_channels):  # type: ignore[union-attr]
+            reason = f"the student takes {expected} image channels, the teacher {images.shape[1]}"
+        if images is None or reason:
+            for name in itertools.chain.from_iterable(names):
+                note = f"{rows[name].note}; not scaled to the teacher's attention: {reason}"
+                rows[name] = dataclasses.replace(rows[name], note=note)
+            return
+        outputs = [name[0].rpartition(".")[0] for name in names]
+        channels = [self.residuals[d].teacher.to(images.device) for d in self.widths]
+        scales = mixer_scales(self.student, outputs, values, self.teacher, self.layers, channels, images)
+        for layer, scale in enumerate(scales):
+            attention = self.teacher.spec.proj.format(i=self.layers[layer])
+            for name in names[layer]:
+                note = f"{rows[name].note}; scaled to vary as much as {attention}"
+                rows[name] = dataclasses.replace(rows[name], scale=scale, note=note)
+                values[name] = scale * parameters[name].detach()
+
+    def _keep(self, name: str, parameter: nn.Parameter, reason: str) -> tuple[SubcloneRow, None]:
+        return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), note=reason), None
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
