@@ -48,11 +48,13 @@ __device__ void each_piece(bool along_steps, int steps, int columns, F f) {
   constexpr int along = Steps / kPiece * Columns, across = Steps * ((Columns + kPiece - 1) / kPiece);
   static_assert(Steps % kPiece == 0, "a tile is whole pieces long");
   if (along_steps) {
+#pragma unroll 1
     for (int i = threadIdx.x; i < along; i += blockDim.x) {
       const int step = i / Columns * kPiece, column = i % Columns;
       f(Piece{step, column, column < columns ? steps - step : 0, true});
     }
   } else {
+#pragma unroll 1
     for (int i = threadIdx.x; i < across; i += blockDim.x) {
       const int step = i / (across / Steps), column = i % (across / Steps) * kPiece;
       f(Piece{step, column, step < steps ? columns - column : 0, false});

@@ -7,8 +7,8 @@ void selective_scan_forward(const SelectiveScanForward& scan, Stream stream) {
   ForwardViews views{scan_views(scan)};
   views.out = token_view(scan.out);
   views.addend = token_view(scan.addend);
-  views.last_state = static_cast<float*>(scan.last_state.data);
-  views.checkpoints = static_cast<float*>(scan.checkpoints.data);
+  views.last_state = state_view(scan.last_state);
+  views.checkpoints = checkpoint_view(scan.checkpoints, views);
   visit_layout(views.states, [&](auto layout) {
     using Layout = decltype(layout);
     using Tile = ForwardTile<Layout>;

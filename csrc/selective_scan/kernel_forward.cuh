@@ -10,8 +10,8 @@
 namespace transmamba::cuda {
 
 struct ForwardViews : ScanViews {
-  View out, addend;
-  float *last_state, *checkpoints;  // contiguous; null: not wanted
+  View out, addend, last_state;
+  View checkpoints;  // (places, E, N)
 };
 
 // Channels of a thread and of a block, and steps of a tile.
@@ -214,19 +214,19 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads) scan_forward_ke
       if (!ByChannel || !s.channel_C)
         stage_states<Tile::kSteps, Layout::kPadded>(states_of(s.C, w.batch, tile, times, false), steps, s.states, C);
       __syncthreads();
-      if (s.checkpoints && start % kScanCheckpoint == 0)
-        store_states<Layout>(h, s.checkpoints, s, w.checkpoint + start / kScanCheckpoint, tile, channel, lane);
+      if (s.checkpoints.data && start % kScanCheckpoint == 0)
+        store_states<Layout>(h, s.checkpoints, w.checkpoint + start / kScanCheckpoint, tile, channel, lane, s.states);
       walk_tile<Layout, ByChannel>(s, memory, y, steps, channel, lane, A, h);
       __syncthreads();
       finish_steps<Tile>(channels_of(s.out, w.batch, tile, tokens), u, channels_of(s.z, w.batch, tile, tokens),
                          channels_of(s.addend, w.batch, tile, tokens), y, D, s.D.data, steps, tile.channels);
     }
-    if (s.last_state) store_states<Layout>(h, s.last_state, s, index, tile, channel, lane);
-    if (s.checkpoints) {  // the same bits for the same arguments, where nothing is kept too
+    if (s.last_state.data) store_states<Layout>(h, s.last_state, index, tile, channel, lane, s.states);
+    if (s.checkpoints.data) {  // the same bits for the same arguments, where nothing is kept too
       const float zeros[K][N] = {};
       const int64_t used = (w.length + kScanCheckpoint - 1) / kScanCheckpoint;
       for (int64_t place = w.checkpoint + used; place < w.end_checkpoint; ++place)
-        store_states<Layout>(zeros, s.checkpoints, s, place, tile, channel, lane);
+        store_states<Layout>(zeros, s.checkpoints, place, tile, channel, lane, s.states);
     }
   }
 }

@@ -118,27 +118,32 @@ template <class Layout, int Channels>
 __device__ void load_states(const View& x, int64_t batch, const ChannelTile& tile, int channel, int lane,
                             int64_t states, float (&to)[Channels][Layout::kStates]) {
 #pragma unroll
-  for (int c = 0; c < Channels; ++c)
+  for (int c = 0; c < Channels; ++c) {
+    const int64_t first = batch * x.batch + (tile.first + channel + c) * x.channel;
 #pragma unroll
-    for (int i = 0; i < Layout::kStates; ++i) {
-      const int n = Layout::state(lane, i);
-      to[c][i] = x.data && channel + c < tile.channels && n < states
-                     ? load(x.data, x.dtype, batch * x.batch + (tile.first + channel + c) * x.channel + n * x.state)
-                     : 0.f;
-    }
+    for (int i = 0; i < Layout::kStates; ++i) to[c][i] = 0.0f;
+    if (x.data && channel + c < tile.channels)
+      visit(x.dtype, [&](auto element) {
+        const auto* from = reinterpret_cast<const decltype(element)*>(x.data) + first;
+#pragma unroll
+        for (int i = 0; i < Layout::kStates; ++i)
+          if (const int n = Layout::state(lane, i); n < states) to[c][i] = to_float(from[n * x.state]);
+      });
+  }
 }
-// The same to float32 memory (.., E, N), contiguous; place counts what stands before E.
+// The same to float32 memory.
 template <class Layout, int Channels>
-__device__ void store_states(const float (&from)[Channels][Layout::kStates], float* data, const ScanViews& s,
-                             int64_t place, const ChannelTile& tile, int channel, int lane) {
+__device__ void store_states(const float (&from)[Channels][Layout::kStates], const View& x, int64_t batch,
+                             const ChannelTile& tile, int channel, int lane, int64_t states) {
 #pragma unroll
-  for (int c = 0; c < Channels; ++c)
+  for (int c = 0; c < Channels; ++c) {
+    float* to = reinterpret_cast<float*>(x.data) + batch * x.batch + (tile.first + channel + c) * x.channel;
 #pragma unroll
     for (int i = 0; i < Layout::kStates; ++i) {
       const int n = Layout::state(lane, i);
-      if (channel + c < tile.channels && n < s.states)
-        data[(place * s.channels + tile.first + channel + c) * s.states + n] = from[c][i];
+      if (channel + c < tile.channels && n < states) to[n * x.state] = from[c][i];
     }
+  }
 }
 
 // -- dt ---------------------------------------------------------------------------------------------------------------

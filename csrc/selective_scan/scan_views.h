@@ -110,4 +110,15 @@ inline ScanViews scan_views(const SelectiveScan& s) {
   return views;
 }
 
+// (places, E, N), from any shape.
+inline View checkpoint_view(const Tensor& x, const ScanViews& s) {
+  View view;
+  if (!x) return view;
+  view.data = static_cast<char*>(x.data);
+  view.batch = s.channels * s.states;
+  view.channel = s.states;
+  view.state = 1;
+  return view;
+}
+
 }  // namespace transmamba::cuda

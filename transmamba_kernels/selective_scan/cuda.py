@@ -1,0 +1,34 @@
+"""Selective scan on the compiled CUDA kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transmamba_kernels import native
+
+
+def checkpoint_shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, sequences: int | None) -> tuple[int, ...]:
+    """Of the memory for the states that the backward pass starts its chunks from, as in csrc/selective_scan/cuda.h.
+
+    Args:
+        sequences: The number of packed ones, or None.
+    """
+    batch, d_inner, length = u.shape
+    step = native.load_cuda().scan_checkpoint
+    chunks = -(-length // step) if sequences is None else length // step + sequences
+    return batch, chunks, d_inner, A.shape[1]
+
+
+def scan_forward(
+    u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, out, last_state, checkpoints,
+    *, addend=None, order=None, permute=True,
+) -> None:  # fmt: skip
+    """Fill ``out`` and, where they are given, ``last_state`` and ``checkpoints``; as :func:`.cpp.scan_forward`.
+
+    ``offsets`` and ``order`` are int32 on the device.
+    """
+    native.load_cuda().selective_scan_forward(
+        u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.stream(u),
+        out, last_state, checkpoints, addend, order, permute,
+    )  # fmt: skip
