@@ -31,7 +31,8 @@ struct Plane {
   Steps steps;
 
   __device__ explicit operator bool() const { return data; }
-  __device__ bool along_steps() const { return column != 1 && row == 1; }
+  // Which way its neighbours in memory lie: along a list there are none.
+  __device__ bool along_steps() const { return column != 1 && row == 1 && !steps.list; }
   __device__ int size() const { return dtype == DType::f32 ? 4 : 2; }
 };
 
@@ -44,21 +45,19 @@ struct Piece {
 // Calls f(piece) for a thread's share of the pieces of a tile, of which `steps` and `columns` exist. Pieces without any
 // element come too.
 template <int Steps, int Columns, class F>
-__device__ void each_piece(bool along_steps, int steps, int columns, F f) {
-  constexpr int along = Steps / kPiece * Columns, across = Steps * ((Columns + kPiece - 1) / kPiece);
+__device__ __forceinline__ void each_piece(bool along_steps, int steps, int columns, F f) {
+  constexpr int columns_across = (Columns + kPiece - 1) / kPiece;  // pieces side by side in one step
   static_assert(Steps % kPiece == 0, "a tile is whole pieces long");
-  if (along_steps) {
+  const int count = along_steps ? Steps / kPiece * Columns : Steps * columns_across;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < along; i += blockDim.x) {
-      const int step = i / Columns * kPiece, column = i % Columns;
-      f(Piece{step, column, column < columns ? steps - step : 0, true});
-    }
-  } else {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < across; i += blockDim.x) {
-      const int step = i / (across / Steps), column = i % (across / Steps) * kPiece;
-      f(Piece{step, column, step < steps ? columns - column : 0, false});
-    }
+  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+    Piece p;
+    p.along_steps = along_steps;
+    p.step = along_steps ? i / Columns * kPiece : i / columns_across;
+    p.column = along_steps ? i % Columns : i % columns_across * kPiece;
+    const int rest_steps = steps - p.step, rest_columns = columns - p.column;
+    p.count = (along_steps ? rest_columns : rest_steps) <= 0 ? 0 : along_steps ? rest_steps : rest_columns;
+    f(p);
   }
 }
 
@@ -69,28 +68,19 @@ struct Raw {
   uint32_t words[kPiece];
 };
 
-// Where the elements of a piece are.
+// Where the elements of a piece are: the first one, and from one to the next, in bytes.
 struct Elements {
   char* first;
-  int64_t stride;
-  const int32_t* list;  // rows, in units of the stride; or null: one after the other
-  int size;
+  int64_t next;
 
   __device__ Elements(const Plane& x, const Piece& p)
-      : stride(p.along_steps ? x.row : x.column), list(p.along_steps ? x.steps.list : nullptr), size(x.size()) {
-    first = x.data + p.column * x.column * size;
-    if (list)
-      list += p.step;
-    else
-      first += x.steps[p.step] * x.row * size;
-    if (p.along_steps) stride *= x.steps.sign;
-  }
-  __device__ char* operator[](int i) const { return first + (list ? list[i] : i) * stride * size; }
+      : first(x.data + (x.steps[p.step] * x.row + p.column * x.column) * x.size()),
+        next((p.along_steps ? x.steps.sign * x.row : x.column) * x.size()) {}
   // The 16-byte words that hold a whole piece, or null.
-  __device__ char* words(int count) const {
-    if (count < kPiece || list || (stride != 1 && stride != -1)) return nullptr;
-    char* lowest = stride == 1 ? first : first - (kPiece - 1) * size;
-    return reinterpret_cast<uintptr_t>(lowest) % 16 == 0 ? lowest : nullptr;
+  __device__ char* words(int count, int size) const {
+    char* lowest = next < 0 ? first + (kPiece - 1) * next : first;
+    const bool neighbours = next == size || next == -size;
+    return count >= kPiece && neighbours && reinterpret_cast<uintptr_t>(lowest) % 16 == 0 ? lowest : nullptr;
   }
 };
 
@@ -108,20 +98,22 @@ __device__ inline Raw load(const Plane& x, const Piece& p) {
   Raw raw = {};
   if (p.count <= 0) return raw;
   const Elements at(x, p);
-  if (const char* words = at.words(p.count)) {
+  if (const char* words = at.words(p.count, x.size())) {
     const uint4* from = reinterpret_cast<const uint4*>(words);
     const uint4 low = from[0];
-    const uint4 high = at.size == 4 ? from[1] : low;
+    const uint4 high = x.size() == 4 ? from[1] : low;
     raw = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    if (at.stride < 0) reverse(raw, at.size);
-  } else if (at.size == 4) {
+    if (at.next < 0) reverse(raw, x.size());
+    return raw;
+  }
+  const char* from = at.first;
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i)
-      if (i < p.count) raw.words[i] = *reinterpret_cast<const uint32_t*>(at[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kPiece; ++i)
-      if (i < p.count) raw.words[i / 2] |= uint32_t(*reinterpret_cast<const uint16_t*>(at[i])) << i % 2 * 16;
+  for (int i = 0; i < kPiece; ++i, from += at.next) {
+    if (i >= p.count) break;
+    if (x.size() == 4)
+      raw.words[i] = *reinterpret_cast<const uint32_t*>(from);
+    else
+      raw.words[i / 2] |= uint32_t(*reinterpret_cast<const uint16_t*>(from)) << i % 2 * 16;
   }
   return raw;
 }
@@ -129,19 +121,21 @@ __device__ inline Raw load(const Plane& x, const Piece& p) {
 __device__ inline void store(const Plane& x, const Piece& p, Raw raw) {
   if (p.count <= 0) return;
   const Elements at(x, p);
-  if (char* words = at.words(p.count)) {
-    if (at.stride < 0) reverse(raw, at.size);
+  if (char* words = at.words(p.count, x.size())) {
+    if (at.next < 0) reverse(raw, x.size());
     uint4* to = reinterpret_cast<uint4*>(words);
     to[0] = make_uint4(raw.words[0], raw.words[1], raw.words[2], raw.words[3]);
-    if (at.size == 4) to[1] = make_uint4(raw.words[4], raw.words[5], raw.words[6], raw.words[7]);
-  } else if (at.size == 4) {
+    if (x.size() == 4) to[1] = make_uint4(raw.words[4], raw.words[5], raw.words[6], raw.words[7]);
+    return;
+  }
+  char* to = at.first;
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i)
-      if (i < p.count) *reinterpret_cast<uint32_t*>(at[i]) = raw.words[i];
-  } else {
-#pragma unroll
-    for (int i = 0; i < kPiece; ++i)
-      if (i < p.count) *reinterpret_cast<uint16_t*>(at[i]) = uint16_t(raw.words[i / 2] >> i % 2 * 16);
+  for (int i = 0; i < kPiece; ++i, to += at.next) {
+    if (i >= p.count) break;
+    if (x.size() == 4)
+      *reinterpret_cast<uint32_t*>(to) = raw.words[i];
+    else
+      *reinterpret_cast<uint16_t*>(to) = uint16_t(raw.words[i / 2] >> i % 2 * 16);
   }
 }
 

@@ -12,11 +12,9 @@ void selective_scan_forward(const SelectiveScanForward& scan, Stream stream) {
   visit_layout(views.states, [&](auto layout) {
     using Layout = decltype(layout);
     using Tile = ForwardTile<Layout>;
-    const auto kernel =
-        views.channel_B || views.channel_C ? scan_forward_kernel<Layout, true> : scan_forward_kernel<Layout, false>;
     const int64_t rows = views.sequences < kLargestGridY ? views.sequences : kLargestGridY;
-    launch(kernel, dim3(unsigned(tiles_of(views, Tile::kWidth)), unsigned(rows)), dim3(Tile::kThreads),
-           Tile::kFloats * sizeof(float), stream, views);
+    launch(scan_forward_kernel<Layout>, dim3(unsigned(tiles_of(views, Tile::kWidth)), unsigned(rows)),
+           dim3(Tile::kThreads), Tile::kFloats * sizeof(float), stream, views);
   });
 }
 

@@ -25,7 +25,8 @@ struct ForwardTile {
 
   static constexpr int kRow = 2 * kWidth;     // of dt and dtu
   static constexpr int kSumRow = kWidth + 8;  // of y; its pairs of channels and steps hit every bank once
-  static constexpr int kCoefficients = (kSteps > kWidth ? kSteps : kWidth) * Layout::kPadded;
+  static constexpr int kRows = kSteps > kWidth ? kSteps : kWidth;  // of coefficients
+  static constexpr int kCoefficients = kRows * Layout::kPadded;
 
   // In shared memory, one after the other.
   static constexpr int kB = kSteps * kRow, kC = kB + kCoefficients, kY = kC + kCoefficients,
@@ -50,8 +51,8 @@ __device__ __forceinline__ void read_states(const float* row, int lane, float (&
 
 // dt = softplus(delta + bias) and dtu = dt u, zeros where there is nothing.
 template <class Tile>
-__device__ void stage_steps(const Plane& u, const Plane& delta, const float* bias, bool with_softplus, int steps,
-                            int channels, float* to) {
+__device__ __forceinline__ void stage_steps(const Plane& u, const Plane& delta, const float* bias, bool with_softplus,
+                                            int steps, int channels, float* to) {
   using Sizes = StepSizes<Tile::kChannels>;
   each_piece<Tile::kSteps, Tile::kWidth>(u.along_steps(), steps, channels, [&](const Piece& p) {
     const Raw raw_u = load(u, p), raw_delta = load(delta, p);
@@ -144,8 +145,8 @@ __device__ __forceinline__ void walk_tile(const ScanViews& s, const float* memor
 
 // out = (y + D u + addend) silu(z)
 template <class Tile>
-__device__ void finish_steps(const Plane& out, const Plane& u, const Plane& z, const Plane& addend, const float* y,
-                             const float* D, bool with_D, int steps, int channels) {
+__device__ __forceinline__ void finish_steps(const Plane& out, const Plane& u, const Plane& z, const Plane& addend,
+                                             const float* y, const float* D, bool with_D, int steps, int channels) {
   each_piece<Tile::kSteps, Tile::kWidth>(out.along_steps(), steps, channels, [&](const Piece& p) {
     if (p.count <= 0) return;
     Raw raw_u{}, raw_z{}, raw_addend{};
@@ -172,13 +173,29 @@ __device__ void finish_steps(const Plane& out, const Plane& u, const Plane& z, c
   });
 }
 
-template <class Layout, bool ByChannel>
-__global__ void __launch_bounds__(ForwardTile<Layout>::kThreads) scan_forward_kernel(ForwardViews s) {
+// The coefficients of a tile: those of its steps or, where they are one row a channel, of its channels.
+template <class Layout>
+__device__ __forceinline__ void stage_coefficients(const ScanViews& s, const Walk& w, const ChannelTile& tile,
+                                                   int64_t start, int steps, float* memory) {
+  using Tile = ForwardTile<Layout>;
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) {
+    const bool by_channel = i ? s.channel_C : s.channel_B;
+    const Plane from = states_of(i ? s.C : s.B, w.batch, tile, w.times.from(start), by_channel);
+    each_piece<Tile::kRows, Layout::kPadded>(
+        from.along_steps(), by_channel ? tile.channels : steps, int(s.states), [&](const Piece& p) {
+          put<Layout::kPadded, Layout::kPadded>(memory + (i ? Tile::kC : Tile::kB), p,
+                                                unpack(load(from, p), from.dtype));
+        });
+  }
+}
+
+template <class Layout>
+__global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, 512 / ForwardTile<Layout>::kThreads) scan_forward_kernel(ForwardViews s) {
   using Tile = ForwardTile<Layout>;
   constexpr int K = Tile::kChannels, N = Layout::kStates;
   float* memory = shared_memory<float>();
-  float *B = memory + Tile::kB, *C = memory + Tile::kC, *y = memory + Tile::kY, *bias = memory + Tile::kBias,
-        *D = memory + Tile::kD;
+  float *y = memory + Tile::kY, *bias = memory + Tile::kBias, *D = memory + Tile::kD;
   const ChannelTile tile = channel_tile<Tile::kWidth>(s, blockIdx.x);
   const int lane = threadIdx.x % Layout::kLanes, channel = threadIdx.x / Layout::kLanes * K;
 
@@ -188,10 +205,6 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads) scan_forward_ke
   for (int c = 0; c < K; ++c)
 #pragma unroll
     for (int n = 0; n < N; ++n) A[c][n] *= kLog2E;
-  if (ByChannel && s.channel_B)
-    stage_states<Tile::kWidth, Layout::kPadded>(states_of(s.B, 0, tile, {}, true), tile.channels, s.states, B);
-  if (ByChannel && s.channel_C)
-    stage_states<Tile::kWidth, Layout::kPadded>(states_of(s.C, 0, tile, {}, true), tile.channels, s.states, C);
 
   for (int64_t index = blockIdx.y; index < s.sequences; index += gridDim.y) {
     const Walk w = walk(s, index);
@@ -206,27 +219,31 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads) scan_forward_ke
     for (int64_t start = 0; start < w.length; start += Tile::kSteps) {
       const int64_t rest = w.length - start;
       const int steps = int(rest < Tile::kSteps ? rest : Tile::kSteps);
-      const Steps tokens = w.tokens.from(start), times = w.times.from(start);
+      const Steps tokens = w.tokens.from(start);
       const Plane u = channels_of(s.u, w.batch, tile, tokens);
-      stage_steps<Tile>(u, channels_of(s.delta, w.batch, tile, times), bias, s.softplus, steps, tile.channels, memory);
-      if (!ByChannel || !s.channel_B)
-        stage_states<Tile::kSteps, Layout::kPadded>(states_of(s.B, w.batch, tile, times, false), steps, s.states, B);
-      if (!ByChannel || !s.channel_C)
-        stage_states<Tile::kSteps, Layout::kPadded>(states_of(s.C, w.batch, tile, times, false), steps, s.states, C);
+      stage_steps<Tile>(u, channels_of(s.delta, w.batch, tile, w.times.from(start)), bias, s.softplus, steps,
+                        tile.channels, memory);
+      stage_coefficients<Layout>(s, w, tile, start, steps, memory);
       __syncthreads();
       if (s.checkpoints.data && start % kScanCheckpoint == 0)
         store_states<Layout>(h, s.checkpoints, w.checkpoint + start / kScanCheckpoint, tile, channel, lane, s.states);
-      walk_tile<Layout, ByChannel>(s, memory, y, steps, channel, lane, A, h);
+      if (s.channel_B || s.channel_C)
+        walk_tile<Layout, true>(s, memory, y, steps, channel, lane, A, h);
+      else
+        walk_tile<Layout, false>(s, memory, y, steps, channel, lane, A, h);
       __syncthreads();
       finish_steps<Tile>(channels_of(s.out, w.batch, tile, tokens), u, channels_of(s.z, w.batch, tile, tokens),
                          channels_of(s.addend, w.batch, tile, tokens), y, D, s.D.data, steps, tile.channels);
     }
     if (s.last_state.data) store_states<Layout>(h, s.last_state, index, tile, channel, lane, s.states);
     if (s.checkpoints.data) {  // the same bits for the same arguments, where nothing is kept too
-      const float zeros[K][N] = {};
+#pragma unroll
+      for (int c = 0; c < K; ++c)
+#pragma unroll
+        for (int n = 0; n < N; ++n) h[c][n] = 0.0f;
       const int64_t used = (w.length + kScanCheckpoint - 1) / kScanCheckpoint;
       for (int64_t place = w.checkpoint + used; place < w.end_checkpoint; ++place)
-        store_states<Layout>(zeros, s.checkpoints, place, tile, channel, lane, s.states);
+        store_states<Layout>(h, s.checkpoints, place, tile, channel, lane, s.states);
     }
   }
 }

@@ -100,13 +100,6 @@ __device__ inline Plane states_of(const View& x, int64_t batch, const ChannelTil
           by_channel ? Steps{} : steps};
 }
 
-// Reads a tile of states into [Steps][Padded] floats, zeros beyond `steps` and beyond `states`.
-template <int Steps, int Padded>
-__device__ void stage_states(const Plane& x, int steps, int64_t states, float* to) {
-  each_piece<Steps, Padded>(x.along_steps(), steps, int(states),
-                            [&](const Piece& p) { put<Padded, Padded>(to, p, unpack(load(x, p), x.dtype)); });
-}
-
 // An entry of (E) or (b, E); 0 where it is not given.
 __device__ inline float number(const View& x, int64_t batch, int64_t channel) {
   return x.data ? load(x.data, x.dtype, batch * x.batch + channel * x.channel) : 0.f;
