@@ -9,7 +9,7 @@
 
 namespace transmamba::cuda {
 
-constexpr int kScanCheckpoint = 64;  // time steps from one stored state to the next
+constexpr int kScanCheckpoint = 32;  // time steps from one stored state to the next, a tile of the backward pass
 
 struct SelectiveScan {
   Tensor u, delta, A, B, C, D, z, delta_bias, initial_state;

@@ -33,27 +33,10 @@ struct ForwardTile {
                        kBias = kY + kSteps * kSumRow, kD = kBias + kWidth, kFloats = kD + kWidth;
 };
 
-template <class Layout>
-__device__ __forceinline__ void read_states(const float* row, int lane, float (&to)[Layout::kStates]) {
-  if constexpr (Layout::kVector == 4) {
-#pragma unroll
-    for (int i = 0; i < Layout::kStates; i += 4) {
-      const float4 x = *reinterpret_cast<const float4*>(row + Layout::state(lane, i));
-      to[i] = x.x;
-      to[i + 1] = x.y;
-      to[i + 2] = x.z;
-      to[i + 3] = x.w;
-    }
-  } else {
-    to[0] = row[lane];
-  }
-}
-
 // dt = softplus(delta + bias) and dtu = dt u, zeros where there is nothing.
 template <class Tile>
 __device__ __forceinline__ void stage_steps(const Plane& u, const Plane& delta, const float* bias, bool with_softplus,
                                             int steps, int channels, float* to) {
-  using Sizes = StepSizes<Tile::kChannels>;
   each_piece<Tile::kSteps, Tile::kWidth>(u.along_steps(), steps, channels, [&](const Piece& p) {
     const Raw raw_u = load(u, p), raw_delta = load(delta, p);
     const Floats x = unpack(raw_u, u.dtype);
@@ -63,20 +46,10 @@ __device__ __forceinline__ void stage_steps(const Plane& u, const Plane& delta, 
       const float sum = dt[i] + bias[p.along_steps ? p.column : p.column + i];
       dt[i] = i < p.count ? with_softplus ? softplus(sum) : sum : 0.0f;
     }
-    float* row = to + p.step * Tile::kRow;
-    if (p.along_steps) {
+    Floats dtu;
 #pragma unroll
-      for (int i = 0; i < kPiece; ++i) {
-        row[i * Tile::kRow + Sizes::dt(p.column)] = dt[i];
-        row[i * Tile::kRow + Sizes::dtu(p.column)] = dt[i] * x[i];
-      }
-    } else {
-      float4* quads = reinterpret_cast<float4*>(row + 2 * p.column);
-#pragma unroll
-      for (int i = 0; i < kPiece; i += 2)
-        quads[i / 2] = Sizes::kPair == 2 ? make_float4(dt[i], dt[i + 1], dt[i] * x[i], dt[i + 1] * x[i + 1])
-                                         : make_float4(dt[i], dt[i] * x[i], dt[i + 1], dt[i + 1] * x[i + 1]);
-    }
+    for (int i = 0; i < kPiece; ++i) dtu[i] = dt[i] * x[i];
+    put_pairs<Tile>(to, p, dt, dtu);
   });
 }
 

@@ -100,6 +100,23 @@ __device__ inline Plane states_of(const View& x, int64_t batch, const ChannelTil
           by_channel ? Steps{} : steps};
 }
 
+// The states of a lane, of a row of a tile of coefficients.
+template <class Layout>
+__device__ __forceinline__ void read_states(const float* row, int lane, float (&to)[Layout::kStates]) {
+  if constexpr (Layout::kVector == 4) {
+#pragma unroll
+    for (int i = 0; i < Layout::kStates; i += 4) {
+      const float4 x = *reinterpret_cast<const float4*>(row + Layout::state(lane, i));
+      to[i] = x.x;
+      to[i + 1] = x.y;
+      to[i + 2] = x.z;
+      to[i + 3] = x.w;
+    }
+  } else {
+    to[0] = row[lane];
+  }
+}
+
 // An entry of (E) or (b, E); 0 where it is not given.
 __device__ inline float number(const View& x, int64_t batch, int64_t channel) {
   return x.data ? load(x.data, x.dtype, batch * x.batch + channel * x.channel) : 0.f;
@@ -148,5 +165,47 @@ struct StepSizes {
   __device__ static int dt(int channel) { return channel / kPair * 2 * kPair + channel % kPair; }
   __device__ static int dtu(int channel) { return dt(channel) + kPair; }
 };
+
+// Two numbers of each element of a piece to and from where dt and dt u are.
+template <class Tile>
+__device__ void put_pairs(float* tile, const Piece& p, const Floats& x, const Floats& y) {
+  using Sizes = StepSizes<Tile::kChannels>;
+  float* row = tile + p.step * Tile::kRow;
+  if (p.along_steps) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) {
+      row[i * Tile::kRow + Sizes::dt(p.column)] = x[i];
+      row[i * Tile::kRow + Sizes::dtu(p.column)] = y[i];
+    }
+  } else {
+    float4* quads = reinterpret_cast<float4*>(row + 2 * p.column);
+#pragma unroll
+    for (int i = 0; i < kPiece && i < Tile::kWidth; i += 2)
+      quads[i / 2] =
+          Sizes::kPair == 2 ? make_float4(x[i], x[i + 1], y[i], y[i + 1]) : make_float4(x[i], y[i], x[i + 1], y[i + 1]);
+  }
+}
+template <class Tile>
+__device__ void get_pairs(const float* tile, const Piece& p, Floats& x, Floats& y) {
+  using Sizes = StepSizes<Tile::kChannels>;
+  const float* row = tile + p.step * Tile::kRow;
+  if (p.along_steps) {
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) {
+      x[i] = row[i * Tile::kRow + Sizes::dt(p.column)];
+      y[i] = row[i * Tile::kRow + Sizes::dtu(p.column)];
+    }
+  } else {
+    const float4* quads = reinterpret_cast<const float4*>(row + 2 * p.column);
+#pragma unroll
+    for (int i = 0; i < kPiece; i += 2) {
+      const float4 quad = quads[i % Tile::kWidth / 2];  // beyond a narrow tile there is nothing: any number will do
+      x[i] = quad.x;
+      x[i + 1] = Sizes::kPair == 2 ? quad.y : quad.z;
+      y[i] = Sizes::kPair == 2 ? quad.z : quad.y;
+      y[i + 1] = quad.w;
+    }
+  }
+}
 
 }  // namespace transmamba::cuda
