@@ -138,14 +138,17 @@ __device__ __forceinline__ float silu(float x, float& slope) {
 }
 
 // softplus(x) = max(x, 0) + log(1 + exp(-|x|)), without a threshold: relative precision over the whole range. The
-// logarithm is 2 artanh(e / (2 + e)) of e in [0, 1].
+// logarithm is e P(e) of e in [0, 1], to 2e-7 of itself; a reciprocal would take from the unit that exponentials need.
 __device__ __forceinline__ float softplus_of(float x, float e) {
-  const float r = __fdividef(e, e + 2.0f), q = r * r;
-  float p = 0.280119925737381f * q + 0.28001803159713745f;
-  p = p * q + 0.4002152681350708f;
-  p = p * q + 0.666664183139801f;
-  p = p * q + 2.0f;
-  return (x < 0.0f ? 0.0f : x) + r * p;
+  float p = fmaf(5.23269596e-3f, e, -2.95052510e-2f);
+  p = fmaf(p, e, 7.82259852e-2f);
+  p = fmaf(p, e, -0.136632502f);
+  p = fmaf(p, e, 0.191060096f);
+  p = fmaf(p, e, -0.248429835f);
+  p = fmaf(p, e, 0.333190978f);
+  p = fmaf(p, e, -0.499994934f);
+  p = fmaf(p, e, 0.999999940f);
+  return fmaf(p, e, x < 0.0f ? 0.0f : x);
 }
 __device__ __forceinline__ float softplus(float x) { return softplus_of(x, exp2(-kLog2E * fabsf(x))); }
 // softplus(x), and in `slope` its derivative, the sigmoid, of the same exponential.

@@ -23,17 +23,31 @@ struct Steps {
   __device__ Steps from(int64_t step) const { return {first + sign * step, sign, list ? list + step : nullptr}; }
 };
 
+__host__ __device__ inline int size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
 // A matrix in memory: steps and, side by side, columns.
 struct Plane {
-  char* data;           // of row 0, column 0; null: there is none
-  int64_t row, column;  // strides in elements
-  DType dtype;
-  Steps steps;
+  char* data = nullptr;           // of step 0, with a list of row 0, and column 0; null: there is none
+  int64_t row = 0, column = 0;    // strides in bytes, of steps and of columns
+  const int32_t* list = nullptr;  // the row of every step, where it is not the step itself
+  DType dtype = DType::f32;
+
+  Plane() = default;
+  __device__ Plane(char* data, int64_t row, int64_t column, DType dtype, const Steps& steps)
+      : data(data + steps.first * row), row(steps.sign * row), column(column), list(steps.list), dtype(dtype) {}
 
   __device__ explicit operator bool() const { return data; }
+  __device__ int size() const { return size_of(dtype); }
   // Which way its neighbours in memory lie: along a list there are none.
-  __device__ bool along_steps() const { return column != 1 && row == 1 && !steps.list; }
-  __device__ int size() const { return dtype == DType::f32 ? 4 : 2; }
+  __device__ bool along_steps() const { return column != size() && (row == size() || row == -size()) && !list; }
+  __device__ Plane from(int64_t step) const {
+    Plane rest = *this;
+    if (list)
+      rest.list += step;
+    else
+      rest.data += step * row;
+    return rest;
+  }
 };
 
 struct Piece {
@@ -42,23 +56,35 @@ struct Piece {
   bool along_steps;
 };
 
-// Calls f(piece) for a thread's share of the pieces of a tile, of which `steps` and `columns` exist. Pieces without any
-// element come too.
-template <int Steps, int Columns, class F>
-__device__ __forceinline__ void each_piece(bool along_steps, int steps, int columns, F f) {
-  constexpr int columns_across = (Columns + kPiece - 1) / kPiece;  // pieces side by side in one step
+// The pieces of a tile, of which `steps` and `columns` exist.
+template <int Steps, int Columns>
+struct Pieces {
+  static constexpr unsigned kAcross = (Columns + kPiece - 1) / kPiece;  // side by side in one step
+  static constexpr unsigned kMost = Steps * kAcross;
   static_assert(Steps % kPiece == 0, "a tile is whole pieces long");
-  const int count = along_steps ? Steps / kPiece * Columns : Steps * columns_across;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+
+  bool along_steps;
+  int steps, columns;
+
+  __device__ unsigned count() const { return along_steps ? Steps / kPiece * Columns : kMost; }
+  // One without any element, too.
+  __device__ Piece operator[](unsigned i) const {
     Piece p;
     p.along_steps = along_steps;
-    p.step = along_steps ? i / Columns * kPiece : i / columns_across;
-    p.column = along_steps ? i % Columns : i % columns_across * kPiece;
+    p.step = int(along_steps ? i / Columns * kPiece : i / kAcross);
+    p.column = int(along_steps ? i % Columns : i % kAcross * kPiece);
     const int rest_steps = steps - p.step, rest_columns = columns - p.column;
     p.count = (along_steps ? rest_columns : rest_steps) <= 0 ? 0 : along_steps ? rest_steps : rest_columns;
-    f(p);
+    return p;
   }
+};
+
+// Calls f(piece) for a thread's share of them.
+template <int Steps, int Columns, class F>
+__device__ __forceinline__ void each_piece(bool along_steps, int steps, int columns, F f) {
+  const Pieces<Steps, Columns> pieces{along_steps, steps, columns};
+#pragma unroll 1
+  for (unsigned i = threadIdx.x; i < pieces.count(); i += blockDim.x) f(pieces[i]);
 }
 
 // -- a piece in memory -----------------------------------------------------------------------------------------
@@ -74,8 +100,8 @@ struct Elements {
   int64_t next;
 
   __device__ Elements(const Plane& x, const Piece& p)
-      : first(x.data + (x.steps[p.step] * x.row + p.column * x.column) * x.size()),
-        next((p.along_steps ? x.steps.sign * x.row : x.column) * x.size()) {}
+      : first(x.data + (x.list ? x.list[p.step] : p.step) * x.row + p.column * x.column),
+        next(p.along_steps ? x.row : x.column) {}
   // The 16-byte words that hold a whole piece, or null.
   __device__ char* words(int count, int size) const {
     char* lowest = next < 0 ? first + (kPiece - 1) * next : first;

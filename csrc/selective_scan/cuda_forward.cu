@@ -14,7 +14,7 @@ void selective_scan_forward(const SelectiveScanForward& scan, Stream stream) {
     using Tile = ForwardTile<Layout>;
     const int64_t rows = views.sequences < kLargestGridY ? views.sequences : kLargestGridY;
     launch(scan_forward_kernel<Layout>, dim3(unsigned(tiles_of(views, Tile::kWidth)), unsigned(rows)),
-           dim3(Tile::kThreads), Tile::kFloats * sizeof(float), stream, views);
+           dim3(Tile::kThreads), Tile::kBytes, stream, views);
   });
 }
 

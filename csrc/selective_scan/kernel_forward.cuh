@@ -14,6 +14,20 @@ struct ForwardViews : ScanViews {
   View checkpoints;  // (places, E, N)
 };
 
+// What a block reads and writes of a sequence: in shared memory, as registers are few.
+struct ForwardPlanes {
+  Plane u, delta, B, C, z, addend, out;
+
+  __device__ ForwardPlanes(const ForwardViews& s, const Walk& w, const ChannelTile& tile)
+      : u(channels_of(s.u, w.batch, tile, w.tokens)),
+        delta(channels_of(s.delta, w.batch, tile, w.times)),
+        B(states_of(s.B, w.batch, tile, w.times, s.channel_B)),
+        C(states_of(s.C, w.batch, tile, w.times, s.channel_C)),
+        z(channels_of(s.z, w.batch, tile, w.tokens)),
+        addend(channels_of(s.addend, w.batch, tile, w.tokens)),
+        out(channels_of(s.out, w.batch, tile, w.tokens)) {}
+};
+
 // Channels of a thread and of a block, and steps of a tile.
 template <class Layout>
 struct ForwardTile {
@@ -30,7 +44,8 @@ struct ForwardTile {
 
   // In shared memory, one after the other.
   static constexpr int kB = kSteps * kRow, kC = kB + kCoefficients, kY = kC + kCoefficients,
-                       kBias = kY + kSteps * kSumRow, kD = kBias + kWidth, kFloats = kD + kWidth;
+                       kBias = kY + kSteps * kSumRow, kD = kBias + kWidth, kPlanes = kD + kWidth;
+  static constexpr int kBytes = kPlanes * sizeof(float) + sizeof(ForwardPlanes);
 };
 
 // dt = softplus(delta + bias) and dtu = dt u, zeros where there is nothing.
@@ -146,29 +161,14 @@ __device__ __forceinline__ void finish_steps(const Plane& out, const Plane& u, c
   });
 }
 
-// The coefficients of a tile: those of its steps or, where they are one row a channel, of its channels.
 template <class Layout>
-__device__ __forceinline__ void stage_coefficients(const ScanViews& s, const Walk& w, const ChannelTile& tile,
-                                                   int64_t start, int steps, float* memory) {
-  using Tile = ForwardTile<Layout>;
-#pragma unroll 1
-  for (int i = 0; i < 2; ++i) {
-    const bool by_channel = i ? s.channel_C : s.channel_B;
-    const Plane from = states_of(i ? s.C : s.B, w.batch, tile, w.times.from(start), by_channel);
-    each_piece<Tile::kRows, Layout::kPadded>(
-        from.along_steps(), by_channel ? tile.channels : steps, int(s.states), [&](const Piece& p) {
-          put<Layout::kPadded, Layout::kPadded>(memory + (i ? Tile::kC : Tile::kB), p,
-                                                unpack(load(from, p), from.dtype));
-        });
-  }
-}
-
-template <class Layout>
-__global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, 512 / ForwardTile<Layout>::kThreads) scan_forward_kernel(ForwardViews s) {
+__global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, 512 / ForwardTile<Layout>::kThreads)
+    scan_forward_kernel(ForwardViews s) {
   using Tile = ForwardTile<Layout>;
   constexpr int K = Tile::kChannels, N = Layout::kStates;
   float* memory = shared_memory<float>();
   float *y = memory + Tile::kY, *bias = memory + Tile::kBias, *D = memory + Tile::kD;
+  ForwardPlanes& planes = *reinterpret_cast<ForwardPlanes*>(memory + Tile::kPlanes);
   const ChannelTile tile = channel_tile<Tile::kWidth>(s, blockIdx.x);
   const int lane = threadIdx.x % Layout::kLanes, channel = threadIdx.x / Layout::kLanes * K;
 
@@ -182,7 +182,8 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, 512 / ForwardTi
   for (int64_t index = blockIdx.y; index < s.sequences; index += gridDim.y) {
     const Walk w = walk(s, index);
     load_states<Layout>(s.initial_state, index, tile, channel, lane, s.states, h);
-    __syncthreads();  // the sequence before has read D
+    __syncthreads();  // the sequence before has been finished
+    if (threadIdx.x == 0) planes = ForwardPlanes(s, w, tile);
     for (int c = threadIdx.x; c < Tile::kWidth; c += blockDim.x) {
       const bool there = c < tile.channels;
       bias[c] = there ? number(s.delta_bias, w.batch, tile.first + c) : 0.0f;
@@ -192,11 +193,8 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, 512 / ForwardTi
     for (int64_t start = 0; start < w.length; start += Tile::kSteps) {
       const int64_t rest = w.length - start;
       const int steps = int(rest < Tile::kSteps ? rest : Tile::kSteps);
-      const Steps tokens = w.tokens.from(start);
-      const Plane u = channels_of(s.u, w.batch, tile, tokens);
-      stage_steps<Tile>(u, channels_of(s.delta, w.batch, tile, w.times.from(start)), bias, s.softplus, steps,
-                        tile.channels, memory);
-      stage_coefficients<Layout>(s, w, tile, start, steps, memory);
+      stage_steps<Tile>(planes.u.from(start), planes.delta.from(start), bias, s.softplus, steps, tile.channels, memory);
+      stage_coefficients<Layout, Tile>(s, planes.B, planes.C, tile.channels, start, steps, memory);
       __syncthreads();
       if (s.checkpoints.data && start % kScanCheckpoint == 0)
         store_states<Layout>(h, s.checkpoints, w.checkpoint + start / kScanCheckpoint, tile, channel, lane, s.states);
@@ -205,8 +203,8 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, 512 / ForwardTi
       else
         walk_tile<Layout, false>(s, memory, y, steps, channel, lane, A, h);
       __syncthreads();
-      finish_steps<Tile>(channels_of(s.out, w.batch, tile, tokens), u, channels_of(s.z, w.batch, tile, tokens),
-                         channels_of(s.addend, w.batch, tile, tokens), y, D, s.D.data, steps, tile.channels);
+      finish_steps<Tile>(planes.out.from(start), planes.u.from(start), planes.z.from(start), planes.addend.from(start),
+                         y, D, s.D.data, steps, tile.channels);
     }
     if (s.last_state.data) store_states<Layout>(h, s.last_state, index, tile, channel, lane, s.states);
     if (s.checkpoints.data) {  // the same bits for the same arguments, where nothing is kept too

@@ -88,16 +88,35 @@ __device__ inline Walk walk(const ScanViews& s, int64_t index) {
 
 // The channels of a tile, step by step.
 __device__ inline Plane channels_of(const View& x, int64_t batch, const ChannelTile& tile, const Steps& steps) {
-  if (!x.data) return {nullptr, 0, 0, x.dtype, steps};
-  const int64_t first = batch * x.batch + tile.first * x.channel;
-  return {x.data + first * (x.dtype == DType::f32 ? 4 : 2), x.row, x.channel, x.dtype, steps};
+  const int size = size_of(x.dtype);
+  if (!x.data) return {};
+  return {x.data + (batch * x.batch + tile.first * x.channel) * size, x.row * size, x.channel * size, x.dtype, steps};
 }
 // The states of B or C, step by step or, of (E, N), channel by channel.
 __device__ inline Plane states_of(const View& x, int64_t batch, const ChannelTile& tile, const Steps& steps,
                                   bool by_channel) {
+  const int size = size_of(x.dtype);
   const int64_t first = batch * x.batch + tile.group * x.group + (by_channel ? tile.first * x.channel : 0);
-  return {x.data + first * (x.dtype == DType::f32 ? 4 : 2), by_channel ? x.channel : x.row, x.state, x.dtype,
+  return {x.data + first * size, (by_channel ? x.channel : x.row) * size, x.state * size, x.dtype,
           by_channel ? Steps{} : steps};
+}
+
+// The coefficients of a tile: those of its steps or, where they are one row a channel, of its channels.
+template <class Layout, class Tile>
+__device__ __forceinline__ void stage_coefficients(const ScanViews& s, const Plane& B, const Plane& C, int channels,
+                                                   int64_t start, int steps, float* memory) {
+  using All = Pieces<Tile::kRows, Layout::kPadded>;
+#pragma unroll 1
+  for (unsigned i = threadIdx.x; i < 2 * All::kMost; i += blockDim.x) {
+    const bool is_C = i >= All::kMost;
+    const bool by_channel = is_C ? s.channel_C : s.channel_B;
+    const Plane from = (is_C ? C : B).from(by_channel ? 0 : start);
+    const All pieces{from.along_steps(), by_channel ? channels : steps, int(s.states)};
+    const unsigned place = i - is_C * All::kMost;
+    if (place >= pieces.count()) continue;
+    const Piece p = pieces[place];
+    put<Layout::kPadded, Layout::kPadded>(memory + (is_C ? Tile::kC : Tile::kB), p, unpack(load(from, p), from.dtype));
+  }
 }
 
 // The states of a lane, of a row of a tile of coefficients.
