@@ -30,6 +30,17 @@ struct SelectiveScanForward : SelectiveScan {
   Tensor addend;       // (b, E, L): added to y before the gate, such as another direction's y; may be out itself
 };
 
+// Gradients not asked for are not given; dB and dC are (b, G, L or 1, N) or (E, N), contiguous and float32, as are dA,
+// dD, ddelta_bias (b or 1, E) and dinitial_state. du, ddelta, dz as u, delta, z.
+struct SelectiveScanBackward : SelectiveScan {
+  Tensor checkpoints, dout, dlast_state;
+  Tensor du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state;
+  bool add_u = false, add_delta = false, add_z = false;  // add to what du, ddelta, dz hold, such as another direction's
+  Tensor partial;  // float32, of selective_scan_partials numbers: sums of single blocks and sequences
+};
+
 void selective_scan_forward(const SelectiveScanForward& scan, Stream stream);
+int64_t selective_scan_partials(const SelectiveScanBackward& scan);
+void selective_scan_backward(const SelectiveScanBackward& scan, Stream stream);
 
 }  // namespace transmamba::cuda

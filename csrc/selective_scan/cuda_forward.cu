@@ -8,7 +8,7 @@ void selective_scan_forward(const SelectiveScanForward& scan, Stream stream) {
   views.out = token_view(scan.out);
   views.addend = token_view(scan.addend);
   views.last_state = state_view(scan.last_state);
-  views.checkpoints = checkpoint_view(scan.checkpoints, views);
+  views.checkpoints = contiguous_states(scan.checkpoints.data, views);
   visit_layout(views.states, [&](auto layout) {
     using Layout = decltype(layout);
     using Tile = ForwardTile<Layout>;

@@ -110,11 +110,10 @@ inline ScanViews scan_views(const SelectiveScan& s) {
   return views;
 }
 
-// (places, E, N), from any shape.
-inline View checkpoint_view(const Tensor& x, const ScanViews& s) {
+// Contiguous (places, E, N) in float32, such as checkpoints; or null.
+inline View contiguous_states(void* data, const ScanViews& s) {
   View view;
-  if (!x) return view;
-  view.data = static_cast<char*>(x.data);
+  view.data = static_cast<char*>(data);
   view.batch = s.channels * s.states;
   view.channel = s.states;
   view.state = 1;

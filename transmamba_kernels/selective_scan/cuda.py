@@ -32,3 +32,17 @@ def scan_forward(
         u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.stream(u),
         out, last_state, checkpoints, addend, order, permute,
     )  # fmt: skip
+
+
+def scan_backward(
+    u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, checkpoints, dout, dlast_state,
+    du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state,
+    *, add_u=False, add_delta=False, add_z=False, order=None, permute=True,
+) -> None:  # fmt: skip
+    """Fill or, with ``add_*``, add to the gradients that are given; as :func:`.cpp.scan_backward`."""
+    native.load_cuda().selective_scan_backward(
+        u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.stream(u),
+        checkpoints, dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state,
+        add_u, add_delta, add_z, order, permute,
+        lambda count: torch.empty(count, dtype=torch.float32, device=u.device),
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+// What a block of the backward pass holds in shared memory, and what it does there once per tile: before the adjoint
+// walks over the tile, dt, dt u and g; after it du, ddelta, dz and the sums of dD and ddelta_bias.
+//
+// Inputs are read twice, before and after the walk: from the second-level cache, for a few instructions a number, where
+// keeping them would take the shared memory of another block.
+#pragma once
+#include "selective_scan/scan_tile.cuh"
+
+namespace transmamba::cuda {
+
+struct BackwardViews : ScanViews {
+  View dout, dlast_state, du, ddelta, dz, dinitial_state;
+  bool add_u, add_delta, add_z;  // add to what du, ddelta, dz hold
+  const float* checkpoints;      // (places, E, N)
+  // Partial sums, float32 and contiguous, of single sequences: (sequences, E, N), where dB and dC are only those of
+  // (E, N), and (sequences, E). Null: not wanted.
+  View dA, channel_dB, channel_dC;
+  float *dD, *dbias;
+  // Of single blocks: (b, G, tiles of a group, L, N) or, constant over time, (b, G, sequences of the entry, tiles, N).
+  float *dB, *dC;
+};
+
+// What a block reads and writes of a sequence: in shared memory, as registers are few.
+struct BackwardPlanes {
+  Plane u, delta, dout, z, B, C, du, ddelta, dz;
+  Steps times;
+  float *dB, *dC;  // row 0, or the only one; null: not wanted
+
+  __device__ BackwardPlanes(const BackwardViews& s, const Walk& w, const ChannelTile& tile)
+      : u(channels_of(s.u, w.batch, tile, w.tokens)),
+        delta(channels_of(s.delta, w.batch, tile, w.times)),
+        dout(channels_of(s.dout, w.batch, tile, w.tokens)),
+        z(channels_of(s.z, w.batch, tile, w.tokens)),
+        B(states_of(s.B, w.batch, tile, w.times, s.channel_B)),
+        C(states_of(s.C, w.batch, tile, w.times, s.channel_C)),
+        du(channels_of(s.du, w.batch, tile, w.tokens)),
+        ddelta(channels_of(s.ddelta, w.batch, tile, w.times)),
+        dz(channels_of(s.dz, w.batch, tile, w.tokens)),
+        times(w.times) {
+    const int64_t tiles = gridDim.x / s.groups, group = w.batch * s.groups + tile.group;
+    const int64_t sequence = s.offsets ? group * s.sequences + w.index : group;
+    const auto rows = [&](float* data, bool constant) {
+      const int64_t place = (constant ? sequence : group) * tiles + blockIdx.x % tiles;
+      return data ? data + place * (constant ? 1 : s.length) * s.states : nullptr;
+    };
+    dB = rows(s.dB, s.constant_B);
+    dC = rows(s.dC, s.constant_C);
+  }
+};
+
+// Channels of a thread and of a block, and steps of a tile and of a span, the steps whose states are in registers.
+template <class Layout, bool ByChannel>
+struct BackwardTile {
+  static constexpr int kChannels = Layout::kLanes == 4 || Layout::kLanes == 16 ? 2 : 1;
+  static constexpr int kWarps = 4;
+  static constexpr int kThreads = kWarps * kWarp;
+  static constexpr int kWidth = kThreads / Layout::kLanes * kChannels;
+  static constexpr int kSteps = Layout::kLanes == 32 ? 8 : kScanCheckpoint;
+  static constexpr int kBlocks = Layout::kLanes == 32 ? 2 : 3;  // on a multiprocessor, as far as registers go
+  static constexpr int kSpan = 4, kSpans = kSteps / kSpan;
+
+  static constexpr int kRow = 2 * kWidth;                        // of dt and dt u
+  static constexpr int kSumRow = 2 * Layout::kPadded;            // of dB and dC
+  static constexpr int kSums = kSpan * kSumRow;                  // of a span
+  static constexpr int kBuffers = Layout::kLanes == 32 ? 1 : 2;  // for the warps' sums of a span
+  static constexpr int kRows = ByChannel && kWidth > kSteps ? kWidth : kSteps;
+  static constexpr int kCoefficients = kRows * Layout::kPadded;
+  static constexpr int kStates = kChannels * Layout::kStates * kThreads;  // of one step
+
+  // In shared memory, one after the other. dt and dt u give way to <lambda, A decay h> and <lambda, B> and these to
+  // ddelta and D's gradient, g gives way to y.
+  static constexpr int kG = kSteps * kRow, kB = kG + kSteps * kWidth, kC = kB + kCoefficients,
+                       kSpanStates = kC + kCoefficients,  // what spans start from, but the last
+      kSpanSums = kSpanStates + (kSpans - 1) * kStates,   // [buffer][warp][step][B, C][state]
+      kTotals = kSpanSums + kBuffers * kWarps * kSums,    // of dB and dC over time
+      kChannelTotals = kTotals + kSums,                   // of ddelta and dD over time, as dt and dt u
+      kBias = kChannelTotals + kRow, kD = kBias + kWidth, kPlanes = kD + kWidth;
+  static constexpr int kBytes = kPlanes * sizeof(float) + sizeof(BackwardPlanes);
+  static_assert(kPlanes % 4 == 0, "aligned");
+};
+
+__device__ inline void store_added(const Plane& to, const Piece& p, Floats x, bool add) {
+  if (add) {
+    const Floats before = unpack(load(to, p), to.dtype);
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) x[i] += before[i];
+  }
+  store(to, p, pack(x, to.dtype));
+}
+
+// dt = softplus(delta + bias), dtu = dt u and g = dout silu(z) of the steps from `start` on, zeros where there is
+// nothing.
+template <class Tile>
+__device__ __forceinline__ void stage_adjoint(const BackwardViews& s, const BackwardPlanes& planes, int64_t start,
+                                              int steps, int channels, float* memory) {
+  const Plane u = planes.u.from(start), delta = planes.delta.from(start), dout = planes.dout.from(start),
+              z = planes.z.from(start);
+  const float* bias = memory + Tile::kBias;
+  each_piece<Tile::kSteps, Tile::kWidth>(u.along_steps(), steps, channels, [&](const Piece& p) {
+    const Raw raw_u = load(u, p), raw_delta = load(delta, p), raw_g = load(dout, p);
+    Raw raw_z{};
+    if (z) raw_z = load(z, p);
+    const Floats u_t = unpack(raw_u, u.dtype);
+    Floats dt = unpack(raw_delta, delta.dtype), g = unpack(raw_g, dout.dtype), dtu;
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) {
+      const float sum = dt[i] + bias[p.along_steps ? p.column : p.column + i];
+      dt[i] = i < p.count ? s.softplus ? softplus(sum) : sum : 0.0f;
+      dtu[i] = dt[i] * u_t[i];
+    }
+    if (z) {
+      const Floats z_t = unpack(raw_z, z.dtype);
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) g[i] *= silu(z_t[i]);
+    }
+    put_pairs<Tile>(memory, p, dt, dtu);
+    put<Tile::kWidth, Tile::kWidth>(memory + Tile::kG, p, g);
+  });
+}
+
+// du = dt <lambda, B> + D g ; ddelta = (<lambda, A decay h> + u <lambda, B>) softplus'(delta + bias) ;
+// dz = dout y silu'(z). Leaves ddelta and D's gradient in place of the sums they come from.
+template <class Tile>
+__device__ __forceinline__ void finish_adjoint(const BackwardViews& s, const BackwardPlanes& planes, int64_t start,
+                                               int steps, int channels, float* memory) {
+  const Plane u = planes.u.from(start), delta = planes.delta.from(start), dout = planes.dout.from(start),
+              z = planes.z.from(start);
+  const float *bias = memory + Tile::kBias, *D = memory + Tile::kD;
+  each_piece<Tile::kSteps, Tile::kWidth>(u.along_steps(), steps, channels, [&](const Piece& p) {
+    if (p.count <= 0) return;
+    const auto column = [&](int i) { return p.along_steps ? p.column : p.column + i; };
+    const Raw raw_u = load(u, p), raw_delta = load(delta, p), raw_g = load(dout, p);
+    Raw raw_z{};
+    if (z) raw_z = load(z, p);
+    const Floats u_t = unpack(raw_u, u.dtype), delta_t = unpack(raw_delta, delta.dtype);
+    Floats g = unpack(raw_g, dout.dtype), along_A, along_B, du, ddelta, dD;
+    if (z) {
+      const Floats z_t = unpack(raw_z, z.dtype), y = get<Tile::kWidth>(memory + Tile::kG, p);
+      Floats dz;
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) {
+        float slope;
+        const float gate = silu(z_t[i], slope);
+        dz[i] = g[i] * fmaf(D[column(i)], u_t[i], y[i]) * slope;
+        g[i] *= gate;
+      }
+      if (planes.dz) store_added(planes.dz.from(start), p, dz, s.add_z);
+    }
+    get_pairs<Tile>(memory, p, along_A, along_B);
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) {
+      float dt = delta_t[i] + bias[column(i)], slope = 1.0f;
+      if (s.softplus) dt = softplus(dt, slope);
+      du[i] = fmaf(along_B[i], dt, D[column(i)] * g[i]);
+      ddelta[i] = fmaf(along_B[i], u_t[i], along_A[i] * kLn2) * slope;  // A is in units of log2
+      dD[i] = g[i] * u_t[i];
+    }
+    if (planes.du) store_added(planes.du.from(start), p, du, s.add_u);
+    if (planes.ddelta) store_added(planes.ddelta.from(start), p, ddelta, s.add_delta);
+    put_pairs<Tile>(memory, p, ddelta, dD);
+  });
+}
+
+// The sums of both over the steps of the tile.
+template <class Tile>
+__device__ __forceinline__ void sum_over_steps(int steps, float* memory) {
+  for (int i = threadIdx.x; i < Tile::kRow; i += Tile::kThreads) {
+    float sum = memory[Tile::kChannelTotals + i];
+#pragma unroll 4
+    for (int k = 0; k < steps; ++k) sum += memory[k * Tile::kRow + i];
+    memory[Tile::kChannelTotals + i] = sum;
+  }
+}
+
+}  // namespace transmamba::cuda
