@@ -7,6 +7,7 @@
 #include "causal_conv1d/cuda.h"
 #include "conv_state_update/cuda.h"
 #include "core/cuda_device.h"
+#include "selective_scan/cuda.h"
 #include "state_update/cuda.h"
 
 namespace py = pybind11;
@@ -50,6 +51,40 @@ PYBIND11_MODULE(TRANSMAMBA_CUDA_MODULE, m) {
                                   partial},
                                  {device, stream});
         });
+
+  m.attr("scan_checkpoint") = cuda::kScanCheckpoint;
+  m.def("selective_scan_forward",
+        [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
+           Tensor initial_state, Tensor offsets, bool softplus, bool reverse, int device, int64_t stream, Tensor out,
+           Tensor last_state, Tensor checkpoints, Tensor addend, Tensor order, bool permute_params) {
+          const py::gil_scoped_release release;
+          cuda::selective_scan_forward(
+              {{u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, order, permute_params},
+               out,
+               last_state,
+               checkpoints,
+               addend},
+              {device, stream});
+        });
+
+  m.def(
+      "selective_scan_backward",
+      [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
+         Tensor initial_state, Tensor offsets, bool softplus, bool reverse, int device, int64_t stream,
+         Tensor checkpoints, Tensor dout, Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC,
+         Tensor dD, Tensor dz, Tensor ddelta_bias, Tensor dinitial_state, bool add_u, bool add_delta, bool add_z,
+         Tensor order, bool permute_params, const py::function& allocate) {
+        const cuda::SelectiveScan inputs{u,          delta,         A,       B,        C,       D,     z,
+                                         delta_bias, initial_state, offsets, softplus, reverse, order, permute_params};
+        cuda::SelectiveScanBackward scan{inputs,    checkpoints, dout, dlast_state, du,          ddelta,         dA,
+                                         dB,        dC,          dD,   dz,          ddelta_bias, dinitial_state, add_u,
+                                         add_delta, add_z};
+        const py::object partial = allocate(cuda::selective_scan_partials(scan));
+        scan.partial = partial.cast<Tensor>();
+        const py::gil_scoped_release release;
+        cuda::selective_scan_backward(scan, {device, stream});
+      },
+      "allocate(n) returns n numbers of float32 on the device, for partial sums.");
 
   m.def("state_update", [](Tensor state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
                            Tensor dt_bias, bool softplus, Tensor rows, int device, int64_t stream, Tensor out) {
