@@ -29,7 +29,7 @@ def scan_forward(
     ``offsets`` and ``order`` are int32 on the device.
     """
     native.load_cuda().selective_scan_forward(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.stream(u),
+        u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.cuda_stream(u.device),
         out, last_state, checkpoints, addend, order, permute,
     )  # fmt: skip
 
@@ -41,7 +41,7 @@ def scan_backward(
 ) -> None:  # fmt: skip
     """Fill or, with ``add_*``, add to the gradients that are given; as :func:`.cpp.scan_backward`."""
     native.load_cuda().selective_scan_backward(
-        u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.stream(u),
+        u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.cuda_stream(u.device),
         checkpoints, dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state,
         add_u, add_delta, add_z, order, permute,
         lambda count: torch.empty(count, dtype=torch.float32, device=u.device),
