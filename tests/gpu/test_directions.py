@@ -44,7 +44,7 @@ def test_multi_scan_coefficients(target, B_kind):
         ({}, {"bidirectional": False}),
         ({"text": "time", "image": "time", "gate": (3,)}, {}),
         ({"per_sample_bias": True, "text": "constant_groups"}, {}),
-        ({"without": ("D",)}, {"of_last_state": True}),
+        ({"without": ("D",), "text": "time"}, {"of_last_state": True}),
     ],
     ids=str,
 )
