@@ -142,14 +142,17 @@ class VMamba(Student):
 
     @property
     def widths(self) -> list[int]:
+        """Channels of each layer's output, those of its stage."""
         return [d for d, depth in zip(self.config.dims, self.config.depths, strict=True) for _ in range(depth)]
 
     @property
     def hidden_widths(self) -> list[int]:
+        """Hidden units of each layer's MLP."""
         return [self.config.hidden(d) for d in self.widths]
 
     @property
     def grids(self) -> list[tuple[int, ...] | None]:
+        """Grid of each layer's output, that of its stage."""
         return [grid for grid, depth in zip(self.stage_grids, self.config.depths, strict=True) for _ in range(depth)]
 
     def forward_features(self, images: Tensor, taps: Taps | None = None) -> Tensor:

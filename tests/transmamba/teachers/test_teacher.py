@@ -1,5 +1,7 @@
 """Teachers: both families, under the names of transformers 4 and 5, never changed by being watched."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -150,3 +152,95 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded by transformers"):
         create_teacher(tmp_path)
     assert find(nn.Linear(2, 2), "weight.nothing.there") is None
+
+
+TEXT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 20}
+PATCHES = {**{k: v for k, v in SIZES.items() if k != "num_labels"}, "num_channels": 1}
+OTHERS = {
+    "CLIPVisionModel": ("CLIPVisionConfig", PATCHES, 1),
+    "CLIPVisionModelWithProjection": ("CLIPVisionConfig", PATCHES, 1),
+    "CLIPTextModel": ("CLIPTextConfig", {**TEXT, "bos_token_id": 1, "eos_token_id": 2}, 0),
+    "CLIPTextModelWithProjection": ("CLIPTextConfig", {**TEXT, "bos_token_id": 1, "eos_token_id": 2}, 0),
+    "LlamaForCausalLM": ("LlamaConfig", {**TEXT, "num_key_value_heads": 1}, 0),
+    "LlamaModel": ("LlamaConfig", TEXT, 0),
+    "BertModel": ("BertConfig", TEXT, 0),
+    "BertForMaskedLM": ("BertConfig", TEXT, 0),
+}
+
+
+def other(name):
+    torch.manual_seed(0)
+    config, sizes, _ = OTHERS[name]
+    return getattr(transformers, name)(getattr(transformers, config)(**sizes))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_features_of_other_families(name):
+    special = OTHERS[name][2]
+    model = other(name).eval()
+    teacher = create_teacher(model)
+    inputs = torch.randn(2, 1, 8, 8) if special else torch.randint(20, (2, 7))
+    with torch.no_grad():
+        expected = model(**{teacher.spec.inputs: inputs}, output_hidden_states=True)
+    output = teacher(inputs)
+    assert len(output.features) == teacher.depth == 3
+    assert (teacher.d_model, teacher.d_hidden, teacher.grid) == (16, 24, (4, 4) if special else None)
+    assert output.grid == teacher.grid
+    for feature, hidden in zip(output.features[:-1], expected.hidden_states[1:-1], strict=True):
+        assert torch.equal(feature, hidden[:, special:])
+    assert output.features[-1].shape == (2, 16 if special else 7, 16)
+    assert teacher.num_classes == (20 if name == "LlamaForCausalLM" else 0)
+    if hasattr(expected, "logits"):
+        assert torch.equal(output.logits, expected.logits)
+    else:
+        assert output.logits is None
+    parts = ("query", "proj", "fc1", "fc2")
+    assert [tuple(teacher.part(p, 2).weight.shape) for p in parts] == [(16, 16), (16, 16), (24, 16), (16, 24)]
+    if special:
+        assert teacher.part("position").shape == (1, 17, 16)
+        assert teacher.part("class_token").shape == (1, 1, 16)
+    else:
+        assert teacher.part("embedding").weight.shape == (20, 16)
+
+
+@pytest.mark.parametrize("name", ["CLIPVisionModel", "CLIPTextModel", "LlamaForCausalLM", "BertModel"])
+def test_other_families_by_config_and_folder(name, tmp_path):
+    model = other(name)
+    assert type(create_teacher(model.config).model).__name__ == name
+    model.save_pretrained(tmp_path)
+    assert create_teacher(tmp_path).weights_hash() == create_teacher(model).weights_hash()
+
+
+def test_of_a_whole_clip_the_vision_tower_is_read(tmp_path):
+    text, vision = OTHERS["CLIPTextModel"][1], OTHERS["CLIPVisionModel"][1]
+    torch.manual_seed(0)
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision))
+    model.save_pretrained(tmp_path)
+    images = torch.randn(1, 1, 8, 8)
+    whole = create_teacher(tmp_path)(images)
+    tower = create_teacher(model.vision_model)(images)
+    for a, b in zip(whole.features, tower.features, strict=True):
+        assert torch.equal(a, b)
+    assert create_teacher(model.config).grid == (4, 4)
+
+
+def test_videos_are_looked_at_frame_by_frame():
+    teacher = create_teacher(build("ViTConfig", "ViTForImageClassification"))
+    video = torch.randn(2, 1, 3, 8, 8)
+    output = teacher(video)
+    frames = [teacher(frame) for frame in video.unbind(2)]
+    assert output.grid == (3, 4, 4)
+    torch.testing.assert_close(output.logits, torch.stack([f.logits for f in frames]).mean(0))
+    for layer, feature in enumerate(output.features):
+        torch.testing.assert_close(feature, torch.cat([f.features[layer] for f in frames], dim=1))
+
+
+def test_a_spec_of_ones_own():
+    model = build("ViTConfig", "ViTForImageClassification")
+    known = create_teacher(model).spec
+    own = dataclasses.replace(known, name="mine", head="", position="", norm1="")
+    teacher = create_teacher(model, own)
+    assert teacher.spec is own
+    assert teacher.num_classes == 0
+    with pytest.raises(ValueError, match=r"does not have vit\.layers\.0\.mlp\.nothing, named by mine"):
+        create_teacher(model, dataclasses.replace(own, fc1="vit.layers.{i}.mlp.nothing"))
