@@ -54,3 +54,14 @@ def test_running_mean_is_applied_and_taken_back():
         assert model.weight.tolist() == [2, 2]
         assert model.num_batches_tracked == 3
     assert model.weight.tolist() == [5, 5]
+
+
+def test_biases_that_are_matrices_do_not_decay():
+    for name, bias in (
+        ("transmamba_plainmamba_micro", "backbone.layers.0.mamba.direction_Bs"),
+        ("transmamba_vmamba_micro", "layers.0.blocks.0.op.dt_projs_bias"),
+    ):
+        model = create_model(name)
+        free = create_optimizer(model, OptimConfig()).param_groups[1]
+        assert model.get_parameter(bias).ndim == 2
+        assert any(p is model.get_parameter(bias) for p in free["params"])

@@ -263,12 +263,12 @@ def state_matrix(A_log: Tensor) -> Tensor:
 def state_matrix_parameter(d_inner: int, d_state: int, device=None) -> nn.Parameter:
     """S4D-real initialisation ``A_n = -n`` (Gu et al., https://arxiv.org/abs/2206.11893), stored as its logarithm."""
     steps = torch.arange(1, d_state + 1, dtype=torch.float32, device=device)
-    return _without_weight_decay(torch.log(steps).repeat(d_inner, 1))
+    return without_weight_decay(torch.log(steps).repeat(d_inner, 1))
 
 
 def skip_parameter(d_inner: int, device=None) -> nn.Parameter:
     """``D = 1``: at the start the input passes."""
-    return _without_weight_decay(torch.ones(d_inner, device=device))
+    return without_weight_decay(torch.ones(d_inner, device=device))
 
 
 def depthwise_conv(d_inner: int, d_conv: int, bias: bool, device=None, dtype=None) -> nn.Conv1d:
@@ -314,7 +314,8 @@ def step_size_projection(
     return projection
 
 
-def _without_weight_decay(values: Tensor) -> nn.Parameter:
+def without_weight_decay(values: Tensor) -> nn.Parameter:
+    """A parameter that :func:`transmamba.optim.create_optimizer` does not let decay."""
     parameter = nn.Parameter(values)
     parameter._no_weight_decay = True  # type: ignore[attr-defined]
     return parameter

@@ -16,6 +16,7 @@ from transmamba.layers.mamba import (
     state_matrix,
     state_matrix_parameter,
     step_size_projection,
+    without_weight_decay,
 )
 from transmamba_kernels import multi_scan, scan_orders
 
@@ -92,7 +93,7 @@ class PlainMamba2D(nn.Module):
         self.A_log = state_matrix_parameter(self.d_inner, d_state, device)
         self.D = skip_parameter(self.d_inner, device)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
-        self.direction_Bs = nn.Parameter(torch.empty(5, d_state, **factory))
+        self.direction_Bs = without_weight_decay(torch.empty(5, d_state, **factory))
         nn.init.trunc_normal_(self.direction_Bs, std=0.02)
 
     def forward(self, hidden_states: Tensor, return_directions: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:

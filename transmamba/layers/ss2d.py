@@ -15,6 +15,7 @@ from transmamba.layers.mamba import (
     state_matrix,
     state_matrix_parameter,
     step_size_projection,
+    without_weight_decay,
 )
 from transmamba_kernels import multi_scan, scan_orders
 
@@ -69,7 +70,7 @@ class SS2D(nn.Module):
         nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
         steps = [step_size_projection(self.dt_rank, inner, **factory) for _ in range(k)]
         self.dt_projs_weight = nn.Parameter(torch.stack([step.weight.detach() for step in steps]))
-        self.dt_projs_bias = nn.Parameter(torch.stack([step.bias.detach() for step in steps]))
+        self.dt_projs_bias = without_weight_decay(torch.stack([step.bias.detach() for step in steps]))
         self.A_logs = state_matrix_parameter(k * inner, d_state, device)
         self.Ds = skip_parameter(k * inner, device)
         self.out_norm = nn.LayerNorm(inner, **factory)
