@@ -136,7 +136,7 @@ class _Adaptation:
         return self._require("init", "teacher", "distill")[1]["coverage"]
 
     def warm_up(self) -> dict[str, Any]:
-        """Stage ``warmup``: mixers and calibration alone, by the feature loss alone."""
+        """Stage ``warmup``: mixers, stem and calibration alone, by the feature loss alone."""
         options = dataclasses.replace(self.config.distill, alpha=1.0, beta=0.0, kappa=0.0, alpha_decay=0.0)
         return self._train("warmup", "init", options, self.config.warmup_epochs, mixers_only=True)[1]
 
@@ -158,7 +158,7 @@ class _Adaptation:
         if mixers_only:
             roles = distiller.student.clone_roles()  # type: ignore[operator]
             for name, parameter in distiller.student.named_parameters():
-                parameter.requires_grad_(roles[name].part == "mixer")
+                parameter.requires_grad_(roles[name].is_fresh)
         if read_manifest(self.folder, stage) is None:
             origin = digest([self.identity, before.checkpoint, self.taught.weights_hash])
             plan = _plan(self.config, stage, self.train, self.data.test, epochs, origin)
@@ -215,7 +215,10 @@ def _create_student(config: RunConfig, data: ImageData) -> nn.Module:
         if config.student_options.get(name, value) != value:
             raise ValueError(f"student_options: {name} must be the data's {value}, got {config.student_options[name]}")
     torch.manual_seed(config.seed)
-    return create_model(config.student, **{**config.student_options, **fits})
+    student = create_model(config.student, **{**config.student_options, **fits})
+    if len(student.grid) != 2:  # type: ignore[arg-type]
+        raise ValueError(f"student {config.student} does not take images one at a time")
+    return student
 
 
 def _weights(state: dict[str, Any]) -> dict[str, Any]:

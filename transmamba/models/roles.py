@@ -39,3 +39,8 @@ class Role(NamedTuple):
 
     part: str
     layer: int | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no Transformer has this: part of a mixer or of a stem."""
+        return self.part.startswith(("mixer", "stem"))
