@@ -121,15 +121,16 @@ class MambaLM(Student):
         return self.lm_head(self.forward_features(input_ids, inference_params=inference_params))
 
     def forward_features(
-        self, images: Tensor, taps: Taps | None = None, inference_params: InferenceParams | None = None
+        self, input_ids: Tensor, taps: Taps | None = None, inference_params: InferenceParams | None = None
     ) -> Tensor:
         """Return the normalised tokens under the head, ``(batch, length, d_model)``, for ids ``(batch, length)``.
 
         ``taps`` receives every block's output; its one direction is that output.
         """
-        if not isinstance(images, Tensor) or images.dim() != 2 or images.dtype not in (torch.int32, torch.int64):
+        is_ids = isinstance(input_ids, Tensor) and input_ids.dtype in (torch.int32, torch.int64)
+        if not is_ids or input_ids.dim() != 2:
             raise TypeError("input_ids must be an integer tensor (batch, length)")
-        return self.backbone(images, taps, inference_params)
+        return self.backbone(input_ids, taps, inference_params)
 
     def allocate_states(self, batch_size: int) -> InferenceParams:
         """Return the states of an empty sequence; those of the scans are kept in float32 at least."""
@@ -187,7 +188,7 @@ class MambaLM(Student):
                 finished |= chosen == eos_token_id
             latest = chosen.unsqueeze(1)
             tokens = torch.cat([tokens, latest], dim=1)
-            if finished.all():
+            if eos_token_id is not None and finished.all():
                 break
         return tokens
 
