@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from transmamba.layers.checks import positive_int, tokens_of_width
-from transmamba.layers.mamba import (
+from transmamba.layers.mamba import scan_inputs, split_channels
+from transmamba.layers.parameters import (
     depthwise_conv,
     inner_sizes,
-    scan_inputs,
     skip_parameter,
-    split_channels,
     state_matrix_parameter,
     step_size_projection,
 )

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transmamba.layers.checks import positive_int, tokens_of_width
-from transmamba.layers.mamba import (
+from transmamba.layers.mamba import split_channels
+from transmamba.layers.parameters import (
     inner_sizes,
     skip_parameter,
-    split_channels,
     state_matrix,
     state_matrix_parameter,
     step_size_projection,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transmamba.layers.checks import positive_int, tokens_of_width
-from transmamba.layers.mamba import (
+from transmamba.layers.parameters import (
     inner_sizes,
     skip_parameter,
     state_matrix,
