@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tests.gpu.agreement import agree
+from tests.tolerances import assert_close
 from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, make_packed, run
 from tests.transmamba_kernels.sequences import offsets
 from transmamba_kernels import causal_conv1d
@@ -76,6 +77,26 @@ def test_packed(target, lengths, reverse):
     for given in (offsets(lengths), offsets(lengths).to(target.device)):
         actual = run(inputs, target.backend, device=target.device, reverse=reverse, cu_seqlens=given)
         agree(actual, expected, torch.float32)
+
+
+@pytest.mark.parametrize("name", ["x", "weight", "bias", "initial_state"])
+def test_gradients_that_are_not_needed_are_not_computed(target, name):
+    results = []
+    for backend, device in ((target.backend, target.device), ("reference", "cpu")):
+        torch.manual_seed(0)
+        inputs = {key: t.to(device) for key, t in make_inputs(1, 20, 35).items()}
+        inputs[name].requires_grad_()
+        causal_conv1d(**inputs, activation="silu", backend=backend).sum().backward()
+        assert all(t.grad is None for other, t in inputs.items() if other != name)
+        results.append(inputs[name].grad.cpu())
+    assert_close(results[0], results[1].double(), torch.float32, name)
+
+
+def test_a_block_takes_many_tiles(target):
+    """Where there are blocks enough, the sums over the tokens of many tiles are one part."""
+    if target.backend == "triton":
+        pytest.skip("has tiles of its own")
+    check(target, make_inputs(1, 1, 64 * 2 * 2048 + 70, 2), reverse=True)
 
 
 def test_the_same_bits_every_time(target):

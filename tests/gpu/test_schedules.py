@@ -22,6 +22,7 @@ LENGTHS = (40, 0, 1, 30)
 # op: inputs, options
 CALLS = {
     "causal_conv1d": (causal_conv1d, lambda: causal_conv1d.make_inputs(1, 37, 150), {}),
+    "causal_conv1d reverse": (causal_conv1d, lambda: causal_conv1d.make_inputs(1, 5, 150), {"reverse": True}),
     "causal_conv1d packed": (causal_conv1d, lambda: causal_conv1d.make_packed(LENGTHS), {"cu_seqlens": LENGTHS}),
     "selective_scan": (selective_scan, lambda: selective_scan.make_inputs(1, 37, 70, 16), {}),
     "selective_scan small": (selective_scan, lambda: selective_scan.make_inputs(2, 20, 37, 4), {"reverse": True}),
