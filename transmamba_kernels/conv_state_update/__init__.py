@@ -62,8 +62,11 @@ def conv_state_update(
         bias: ``(d_inner,)``.
         activation: None or ``"silu"``.
         cache_seqlens: Tokens that each sequence has seen, ``(batch,)`` of int32 or int64; the state is then circular.
+            Not negative; on a GPU as for ``conv_state_indices``.
         conv_state_indices: Row of ``conv_state`` that each batch entry updates, ``(batch,)`` of int32 or int64, each at
-            most once; ``conv_state`` may then have any number of rows, and the others are left as they are.
+            most once; ``conv_state`` may then have any number of rows, and the others are left as they are. On a GPU
+            the kernels read them where they are, for CUDA graphs, and nothing checks them: an entry whose row does not
+            exist, a negative one of padding for example, updates no state, and its output is not a number.
         backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:

@@ -67,7 +67,9 @@ def state_update(
         dt_bias: Shape of ``D``.
         dt_softplus: Apply softplus to ``dt + dt_bias``.
         state_batch_indices: Row of ``state`` that each batch entry updates, ``(batch,)`` of int32 or int64, each at
-            most once; ``state`` may then have any number of rows, and the others are left as they are.
+            most once; ``state`` may then have any number of rows, and the others are left as they are. On a GPU the
+            kernels read them where they are, for CUDA graphs, and nothing checks them: an entry whose row does not
+            exist, a negative one of padding for example, updates no state, and its output is not a number.
         backend: ``"cpp"``, ``"cuda"``, ``"triton"``, ``"reference"``, or None for the first that serves these tensors.
 
     Returns:

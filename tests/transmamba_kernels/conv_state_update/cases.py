@@ -2,6 +2,7 @@
 
 import torch
 
+from tests.transmamba_kernels.sequences import on
 from transmamba_kernels import conv_state_update
 
 
@@ -32,13 +33,16 @@ def make_inputs(
     return {name: None if name in without else tensor for name, tensor in inputs.items()}
 
 
-def run(inputs, backend, *, dtype=None, activation="silu"):
-    """``out`` and the state after the step; the state of ``inputs`` is left as it is, its strides kept."""
+def run(inputs, backend, *, dtype=None, device="cpu", activation="silu"):
+    """``out`` and the state after the step; the state of ``inputs`` is left as it is, its strides kept.
+
+    Computed on ``device``; inputs and results are on the CPU.
+    """
     given = {
-        name: t if t is None or dtype is None or not t.is_floating_point() else t.to(dtype)
+        name: None if t is None else on(device, t if dtype is None or not t.is_floating_point() else t.to(dtype))
         for name, t in inputs.items()
     }
     state = given["conv_state"]
-    memory = torch.empty_strided(state.shape, state.stride(), dtype=state.dtype).copy_(state)
+    memory = torch.empty_strided(state.shape, state.stride(), dtype=state.dtype, device=device).copy_(state)
     out = conv_state_update(**{**given, "conv_state": memory}, activation=activation, backend=backend)
-    return {"out": out, "conv_state": memory}
+    return {"out": out.cpu(), "conv_state": memory.cpu()}

@@ -2,6 +2,7 @@
 
 import torch
 
+from tests.transmamba_kernels.sequences import on
 from transmamba_kernels import state_update
 
 
@@ -40,13 +41,16 @@ def mamba2_inputs(batch=2, heads=6, head_dim=16, d_state=32, groups=2, dtype=tor
     return inputs
 
 
-def run(inputs, backend, *, dtype=None, softplus=True):
-    """``out`` and the state after the step; the state of ``inputs`` is left as it is, its strides kept."""
+def run(inputs, backend, *, dtype=None, device="cpu", softplus=True):
+    """``out`` and the state after the step; the state of ``inputs`` is left as it is, its strides kept.
+
+    Computed on ``device``; inputs and results are on the CPU.
+    """
     given = {
-        name: t if t is None or dtype is None or not t.is_floating_point() else t.to(dtype)
+        name: None if t is None else on(device, t if dtype is None or not t.is_floating_point() else t.to(dtype))
         for name, t in inputs.items()
     }
     state = given.pop("state")
-    memory = torch.empty_strided(state.shape, state.stride(), dtype=state.dtype).copy_(state)
+    memory = torch.empty_strided(state.shape, state.stride(), dtype=state.dtype, device=device).copy_(state)
     out = state_update(memory, **given, dt_softplus=softplus, backend=backend)
-    return {"out": out, "state": memory}
+    return {"out": out.cpu(), "state": memory.cpu()}
