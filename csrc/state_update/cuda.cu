@@ -49,9 +49,15 @@ void state_update(const StateUpdate& step, Stream stream) {
   const int64_t states = s.A.shape[2];
   if (states == 1) return run<1, 1>(s, stream);
   if (states <= 4) return run<4, 1>(s, stream);
-  if (states <= 16) return run<4, 4>(s, stream);
-  if (states <= 64) return run<4, 16>(s, stream);
-  run<4, 32>(s, stream);
+  // A thread reads 16 bytes of the state at a time.
+  if (item_size(s.state.dtype) == 4) {
+    if (states <= 16) return run<4, 4>(s, stream);
+    if (states <= 64) return run<4, 16>(s, stream);
+    return run<4, 32>(s, stream);
+  }
+  if (states <= 16) return run<8, 2>(s, stream);
+  if (states <= 64) return run<8, 8>(s, stream);
+  run<8, 16>(s, stream);
 }
 
 }  // namespace transmamba::cuda

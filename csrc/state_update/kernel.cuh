@@ -11,7 +11,9 @@
 namespace transmamba::cuda {
 
 constexpr int kStateUpdateThreads = 64;  // few, so that one sequence already occupies many multiprocessors
-constexpr int kStateUpdateBlocks = 14;   // of them at a time, for 72 registers at most: the compiler would take 150
+// Blocks at a time on a multiprocessor, for 72 or 96 registers: the compiler would take 150.
+template <int K>
+constexpr int kStateUpdateBlocks = K < 8 ? 14 : 10;
 
 // States first to first + K of `count` in the row of x that starts at element `row`; zeros beyond.
 template <int K>
@@ -40,7 +42,7 @@ __device__ __forceinline__ void store_states(const Tensor& x, int64_t row, int64
 // Shapes with heads: state (rows, H, P, N); A (H, P, N); B, C (b, G, N); x, dt, z, out (b, H, P); D, dt_bias (H, P).
 // A block has one batch entry; Lanes threads have a channel, each K of its states at a time.
 template <int K, int Lanes>
-__global__ void __launch_bounds__(kStateUpdateThreads, kStateUpdateBlocks) state_update_kernel(StateUpdate s) {
+__global__ void __launch_bounds__(kStateUpdateThreads, kStateUpdateBlocks<K>) state_update_kernel(StateUpdate s) {
   const int64_t entry = int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
   if (entry >= s.x.shape[0]) return;
   const int heads = int(s.A.shape[0]), head_dim = int(s.A.shape[1]), states = int(s.A.shape[2]);

@@ -13,7 +13,7 @@ from transmamba_kernels.triton_math import sigmoid, softplus
 
 __all__ = ["allocate", "update"]
 
-_NUMBERS = 512  # of the state, for one program
+_NUMBERS = 512  # of the state, for one program: at least one per thread, so that none is read by two and written by one
 
 
 @triton.jit
