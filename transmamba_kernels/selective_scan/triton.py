@@ -10,171 +10,88 @@ import torch
 import triton
 from torch import Tensor
 
+from transmamba_kernels.selective_scan.sizes import count_groups
 from transmamba_kernels.selective_scan.triton_backward import GroupParts
 from transmamba_kernels.selective_scan.triton_backward import scan_backward as _backward
 from transmamba_kernels.selective_scan.triton_forward import scan_forward as _forward
 from transmamba_kernels.selective_scan.triton_tile import Channels, Coefficients, Sequence, States
 
-CHUNK = 64  # steps from one checkpoint to the next
-FORWARD_STEPS = 4  # steps whose loads are issued together
-BACKWARD_STEPS = 4  # steps whose states are held together; of a chunk
-LANES = 32  # of a program: one channel each where it has 16 states or fewer
-TILE = 16 * LANES  # states of a program
+# Steps from one checkpoint to the next, and at a time of each pass, which divide it. As many as a warp on any GPU has
+# registers for; tests/gpu/test_triton_compiles.py reads from the binary that it has.
+CHUNK = 60
+FORWARD_STEPS = 4
+BACKWARD_STEPS = 3
+LANES = 32  # of a warp, which is a program; a channel each where one lane holds all of its states
 
 
-def new_checkpoints(u: Tensor, A: Tensor, B: Tensor, C: Tensor, sequences: int | None) -> Tensor:
-    """The states at the start of each chunk, ``(chunks, tiles, PADDED, BLOCK)`` in float32.
+def checkpoint_shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, sequences: int | None) -> tuple[int, ...]:
+    """Of the memory for the states that the backward pass starts its chunks from.
 
-    Of the chunks of packed sequences, whose number is ``sequences``, some are not used, and zero.
+    Args:
+        sequences: The number of packed ones, or None.
     """
     batch, _, length = u.shape
-    cut = _Tiles(u, A, B, C)
-    if sequences is None:
-        return u.new_empty((batch * -(-length // CHUNK), *cut.shape), dtype=torch.float32)
-    return u.new_zeros((length // CHUNK + sequences, *cut.shape), dtype=torch.float32)
+    tiles = _Tiles(u, A, B, C)
+    chunks = batch * -(-length // CHUNK) if sequences is None else length // CHUNK + sequences
+    return chunks, tiles.count * tiles.padded * tiles.block
 
 
 def scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    offsets: Tensor | None,
-    softplus: bool,
-    reverse: bool,
-    out: Tensor,
-    last_state: Tensor | None,
-    checkpoints: Tensor | None,
-    *,
-    addend: Tensor | None = None,
-    order: Tensor | None = None,
-    permute: bool = True,
-) -> None:
-    """Fill ``out``, ``last_state`` and ``checkpoints``."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, out, last_state, checkpoints,
+    *, addend=None, order=None, permute=True,
+) -> None:  # fmt: skip
+    """Fill ``out`` and, where they are given, ``last_state`` and ``checkpoints``; see :mod:`.cpp`."""
     plan = _Plan(u, A, B, C, offsets)
     with torch.cuda.device_of(u):
         _forward[plan.grid](
-            _sequence(u),
-            _sequence(delta),
-            _states(A),
-            _coefficients(B, plan.B_kind),
-            _coefficients(C, plan.C_kind),
-            _channels(D),
-            _sequence(z),
-            _channels(delta_bias),
-            _states(initial_state),
-            offsets,
-            order,
-            _sequence(addend),
-            _sequence(out),
-            _states(last_state),
-            checkpoints,
-            **plan.sizes,
-            REVERSE=reverse,
-            PERMUTE=permute,
-            SOFTPLUS=softplus,
-            STEPS=FORWARD_STEPS,
-        )
+            _sequence(u), _sequence(delta), _states(A), plan.B, plan.C, _channels(D), _sequence(z),
+            _channels(delta_bias), _states(initial_state), offsets, order, _sequence(addend), _sequence(out),
+            _states(last_state), checkpoints,
+            **plan.sizes, REVERSE=reverse, PERMUTE=permute, SOFTPLUS=softplus, STEPS=FORWARD_STEPS,
+        )  # fmt: skip
 
 
 def scan_backward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    offsets: Tensor | None,
-    softplus: bool,
-    reverse: bool,
-    checkpoints: Tensor,
-    dout: Tensor,
-    dlast_state: Tensor | None,
-    du: Tensor | None,
-    ddelta: Tensor | None,
-    dA: Tensor | None,
-    dB: Tensor | None,
-    dC: Tensor | None,
-    dD: Tensor | None,
-    dz: Tensor | None,
-    ddelta_bias: Tensor | None,
-    dinitial_state: Tensor | None,
-    *,
-    add_u: bool = False,
-    add_delta: bool = False,
-    add_z: bool = False,
-    order: Tensor | None = None,
-    permute: bool = True,
-) -> None:
-    """Fill the gradients, or with ``add_*`` add to them; those given as None are not wanted."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, checkpoints, dout, dlast_state,
+    du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state,
+    *, add_u=False, add_delta=False, add_z=False, order=None, permute=True,
+) -> None:  # fmt: skip
+    """Fill the gradients that are given, or with ``add_*`` add to them; see :mod:`.cpp`."""
     plan = _Plan(u, A, B, C, offsets)
-    parts_A = _Parts(dA, plan.entries, 0)
-    parts_B = plan.parts_of_coefficients(dB, plan.B_kind)
-    parts_C = plan.parts_of_coefficients(dC, plan.C_kind)
-    parts_D = _Parts(dD, plan.entries, 0)
-    if ddelta_bias is not None and ddelta_bias.shape[0] == 1:  # else each entry has its own
-        parts_bias = _Parts(ddelta_bias[0], plan.entries, 0)
+    steps = BACKWARD_STEPS - ("channel" in plan.kinds)
+    scratch = u.new_empty((plan.grid[0] * CHUNK // steps, plan.tiles.padded * plan.tiles.block), dtype=torch.float32)
+    of_A, of_D = _Parts(dA, plan.entries, 0), _Parts(dD, plan.entries, 0)
+    of_B, of_C = (plan.parts(gradient, kind) for gradient, kind in zip((dB, dC), plan.kinds, strict=True))
+    if ddelta_bias is not None and ddelta_bias.shape[0] == 1:  # of all entries; else each has its own
+        of_bias = _Parts(ddelta_bias[0], plan.entries, 0)
     else:
-        parts_bias = _Parts(ddelta_bias, 1, 0)
-    shape = (plan.grid[0], CHUNK // BACKWARD_STEPS, plan.tiles.padded, plan.tiles.block)
-    scratch = u.new_empty(shape, dtype=torch.float32)
+        of_bias = _Parts(ddelta_bias, 1, 0)
     with torch.cuda.device_of(u):
         _backward[plan.grid](
-            _sequence(u),
-            _sequence(delta),
-            _states(A),
-            _coefficients(B, plan.B_kind),
-            _coefficients(C, plan.C_kind),
-            _channels(D),
-            _sequence(z),
-            _channels(delta_bias),
-            offsets,
-            order,
-            checkpoints,
-            _sequence(dout),
-            _states(dlast_state),
-            _sequence(du),
-            _sequence(ddelta),
-            _states(parts_A.whole),
-            _gradient_of_coefficients(parts_B.whole),
-            _gradient_of_coefficients(parts_C.whole),
-            _channels(parts_D.whole),
-            _sequence(dz),
-            _channels(parts_bias.whole),
-            _states(dinitial_state),
-            scratch,
-            **plan.sizes,
-            REVERSE=reverse,
-            PERMUTE=permute,
-            SOFTPLUS=softplus,
-            ADD_U=add_u,
-            ADD_DELTA=add_delta,
-            ADD_Z=add_z,
-            STEPS=BACKWARD_STEPS,
-        )
-    for parts in (parts_A, parts_B, parts_C, parts_D, parts_bias):
-        parts.add_up()
+            _sequence(u), _sequence(delta), _states(A), plan.B, plan.C, _channels(D), _sequence(z),
+            _channels(delta_bias), offsets, order, checkpoints, _sequence(dout), _states(dlast_state), _sequence(du),
+            _sequence(ddelta), _states(of_A.whole), _group_parts(of_B.whole), _group_parts(of_C.whole),
+            _channels(of_D.whole), _sequence(dz), _channels(of_bias.whole), _states(dinitial_state), scratch,
+            **plan.sizes, REVERSE=reverse, PERMUTE=permute, SOFTPLUS=softplus, STEPS=steps,
+            ADD_U=add_u, ADD_DELTA=add_delta, ADD_Z=add_z,
+        )  # fmt: skip
+        for parts in (of_A, of_B, of_C, of_D, of_bias):
+            parts.add_up()
 
 
 class _Tiles:
-    """How the states of one sequence are cut into tiles, of 16 states a lane or fewer: a program each."""
+    """How the states of one sequence are cut into tiles, a program each; none has channels of two groups."""
 
     def __init__(self, u: Tensor, A: Tensor, B: Tensor, C: Tensor):
-        self.groups = max(M.shape[1] if M.dim() == 4 else 1 for M in (B, C))
+        self.groups = count_groups(B, C)
         self.group_channels = u.shape[1] // self.groups
         self.padded = triton.next_power_of_2(A.shape[1])
-        self.block = max(1, min(LANES, TILE // self.padded, triton.next_power_of_2(self.group_channels)))
+        # Several lanes to a channel need registers for its numbers in each, and B or C of its own as many as its state.
+        states_of_a_lane = 16 if self.padded <= 16 and 2 not in (B.dim(), C.dim()) else 8
+        widest = max(1, min(LANES, LANES * states_of_a_lane // self.padded))
+        self.block = min(widest, triton.next_power_of_2(self.group_channels))
         self.group_tiles = -(-self.group_channels // self.block)
         self.count = self.groups * self.group_tiles
-        self.shape = (self.count, self.padded, self.block)
 
 
 class _Plan:
@@ -184,15 +101,16 @@ class _Plan:
         self.batch, _, length = u.shape
         self.entries = self.batch if offsets is None else offsets.shape[0] - 1
         self.tiles = tiles = _Tiles(u, A, B, C)
-        self.B_kind, self.C_kind = _kind(B, length), _kind(C, length)
+        self.kinds = _kind(B, length), _kind(C, length)
+        self.B, self.C = (_coefficients(M, kind) for M, kind in zip((B, C), self.kinds, strict=True))
         self.grid = (self.entries * tiles.count,)
         self.sizes = {
             "length": length,
             "groups": tiles.groups,
             "group_channels": tiles.group_channels,
-            "chunks": 1 if offsets is not None else -(-length // CHUNK),
-            "B_KIND": self.B_kind,
-            "C_KIND": self.C_kind,
+            "chunks": -(-length // CHUNK) if offsets is None else 1,
+            "B_KIND": self.kinds[0],
+            "C_KIND": self.kinds[1],
             "STATES": A.shape[1],
             "PADDED": tiles.padded,
             "BLOCK": tiles.block,
@@ -200,7 +118,7 @@ class _Plan:
             "num_warps": 1,
         }
 
-    def parts_of_coefficients(self, gradient: Tensor | None, kind: str) -> _Parts:
+    def parts(self, gradient: Tensor | None, kind: str) -> _Parts:
         """Of dB or dC: ``(entries, d_inner, d_state)``, or ``(batch, groups, parts, length or 1, d_state)``."""
         if kind == "channel":
             return _Parts(gradient, self.entries, 0)
@@ -242,7 +160,7 @@ def _channels(x: Tensor | None) -> Channels | None:
     return None if x is None else Channels(x, *(0, *x.stride())[-2:])
 
 
-def _gradient_of_coefficients(x: Tensor | None) -> GroupParts | States | None:
+def _group_parts(x: Tensor | None) -> GroupParts | States | None:
     return None if x is None else States(x, *x.stride()) if x.dim() == 3 else GroupParts(x, *x.stride())
 
 

@@ -179,34 +179,35 @@ def scan_backward(
                             y += D_e * x.u
                         d = dout_t * y * s * (1.0 + z_t * (1.0 - s))
                         _store_sequence(dz, tile, step, step.token, d, ADD_Z)
-
-                costate = adjoint + g[None, :] * C_t
-                adjoint = tl.exp2(dt[None, :] * a) * costate
-                along_A = adjoint * before
-                along_B = tl.sum(costate * x.B, axis=0)
-                sum_A += along_A * dt[None, :]
-                d = slope * (along_B * x.u + LN_2 * tl.sum(along_A * a, axis=0))
-                sum_bias += d
-                if ddelta is not None:
-                    _store_sequence(ddelta, tile, step, step.time, d, ADD_DELTA)
-                if du is not None:
-                    d = along_B * dt
-                    if D is not None:
-                        d += D_e * g
-                    _store_sequence(du, tile, step, step.token, d, ADD_U)
-                sum_D += g * x.u
-                if dB is not None:
-                    d_B = costate * (dt * x.u)[None, :]
-                    if B_KIND == "time":
-                        _store_part(dB, tile.index, tile, step.time, step.there, tl.sum(d_B, axis=1))
-                    else:
-                        sum_B += d_B
                 if dC is not None:
                     d_C = h * g[None, :]
                     if C_KIND == "time":
                         _store_part(dC, tile.index, tile, step.time, step.there, tl.sum(d_C, axis=1))
                     else:
                         sum_C += d_C
+                sum_D += g * x.u
+
+                costate = adjoint + g[None, :] * C_t
+                along_B = tl.sum(costate * x.B, axis=0)
+                if du is not None:
+                    d = along_B * dt
+                    if D is not None:
+                        d += D_e * g
+                    _store_sequence(du, tile, step, step.token, d, ADD_U)
+                if dB is not None:
+                    d_B = costate * (dt * x.u)[None, :]
+                    if B_KIND == "time":
+                        _store_part(dB, tile.index, tile, step.time, step.there, tl.sum(d_B, axis=1))
+                    else:
+                        sum_B += d_B
+
+                adjoint = tl.exp2(dt[None, :] * a) * costate
+                along_A = adjoint * before
+                sum_A += along_A * dt[None, :]
+                d = slope * (along_B * x.u + LN_2 * tl.sum(along_A * a, axis=0))
+                sum_bias += d
+                if ddelta is not None:
+                    _store_sequence(ddelta, tile, step, step.time, d, ADD_DELTA)
                 h = before
         tl.debug_barrier()  # nor write over what another has not yet read
 
