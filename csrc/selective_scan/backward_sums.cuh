@@ -4,48 +4,74 @@
 
 namespace transmamba::cuda {
 
-// What a row of sums has at place i.
-template <class Layout>
-struct RowPlace {
-  bool is_C;
-  int n;
+// A thread adds up the same few neighbouring states of every few rows.
+template <class Layout, class Tile>
+struct RowSums {
+  static constexpr int kVector = Layout::kVector, kAcross = Tile::kSumRow / kVector;
+  static constexpr int kRows = Tile::kThreads / kAcross;  // at a time
+  using States = float[kVector];
 
-  __device__ explicit RowPlace(int i) : is_C(i >= Layout::kPadded), n(i % Layout::kPadded) {}
+  const BackwardViews& s;
+  const BackwardPlanes& planes;
+  float* memory;
+  const int first = threadIdx.x / kAcross, across = threadIdx.x % kAcross * kVector;
+  const bool is_C = across >= Layout::kPadded;
+  const int state = across % Layout::kPadded;
+
+  __device__ bool constant() const { return is_C ? s.constant_C : s.constant_B; }
+  __device__ States& total() const { return reinterpret_cast<States&>(memory[Tile::kTotals + threadIdx.x * kVector]); }
+
+  __device__ __forceinline__ void clear() const {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) total()[i] = 0.0f;
+  }
+
+  // Adds up the warps' rows of `steps` steps from `start` of the sequence on.
+  __device__ __forceinline__ void add(int64_t start, int steps) const {
+    const Plane to = (is_C ? planes.dC : planes.dB).from(start);
+    if (!to) return;
+#pragma unroll
+    for (int k = first; k < Tile::kSumSteps; k += kRows) {
+      if (k >= steps) return;
+      States sum;
+      load_vector(memory + Tile::kWarpSums + k * Tile::kSumRow + across, sum);
+#pragma unroll
+      for (int w = 1; w < Tile::kWarps; ++w) {
+        States of_warp;
+        load_vector(memory + Tile::kWarpSums + (w * Tile::kSumSteps + k) * Tile::kSumRow + across, of_warp);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) sum[i] += of_warp[i];
+      }
+      if (constant()) {
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) total()[i] += sum[i];
+      } else {
+        write(to, k, sum);
+      }
+    }
+  }
+
+  // Writes what is constant over time, once all of it has been added up.
+  __device__ __forceinline__ void finish() const {
+    const Plane to = is_C ? planes.dC : planes.dB;
+    if (!to || !constant() || first > 0) return;
+    for (int k = 1; k < kRows; ++k)
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) total()[i] += (&total())[k * kAcross][i];
+    write(to, 0, total());
+  }
+
+ private:
+  __device__ __forceinline__ void write(const Plane& rows, int k, States& sum) const {
+    float* to = reinterpret_cast<float*>(rows.data + (rows.list ? rows.list[k] : k) * rows.row) + state;
+    if (s.states % kVector == 0) {
+      if (state < s.states) store_vector(to, sum);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVector; ++i)
+        if (state + i < s.states) to[i] = sum[i];
+    }
+  }
 };
-
-// Adds up the warps' sums of the span from `start` of the tile on.
-template <class Layout, class Tile>
-__device__ __forceinline__ void add_span(const BackwardViews& s, const BackwardPlanes& planes, int buffer,
-                                         int64_t tile_start, int start, int steps, float* memory) {
-  for (int i = threadIdx.x; i < Tile::kSums; i += Tile::kThreads) {
-    const int k = i / Tile::kSumRow;
-    const RowPlace<Layout> at(i % Tile::kSumRow);
-    float* to = at.is_C ? planes.dC : planes.dB;
-    if (!to || start + k >= steps || at.n >= s.states) continue;
-    const float* from = memory + Tile::kSpanSums + buffer * Tile::kWarps * Tile::kSums + i;
-    float sum = from[0];
-#pragma unroll
-    for (int w = 1; w < Tile::kWarps; ++w) sum += from[w * Tile::kSums];
-    if (at.is_C ? s.constant_C : s.constant_B)
-      memory[Tile::kTotals + i] += sum;
-    else
-      to[planes.times[tile_start + start + k] * s.states + at.n] = sum;
-  }
-}
-
-// Writes what is constant over time.
-template <class Layout, class Tile>
-__device__ __forceinline__ void finish_spans(const BackwardViews& s, const BackwardPlanes& planes,
-                                             const float* memory) {
-  for (int i = threadIdx.x; i < Tile::kSumRow; i += Tile::kThreads) {
-    const RowPlace<Layout> at(i);
-    float* to = at.is_C ? planes.dC : planes.dB;
-    if (!to || at.n >= s.states || !(at.is_C ? s.constant_C : s.constant_B)) continue;
-    float sum = memory[Tile::kTotals + i];
-#pragma unroll
-    for (int k = 1; k < Tile::kSpan; ++k) sum += memory[Tile::kTotals + k * Tile::kSumRow + i];
-    to[at.n] = sum;
-  }
-}
 
 }  // namespace transmamba::cuda

@@ -23,8 +23,7 @@ struct BackwardViews : ScanViews {
 // What a block reads and writes of a sequence: in shared memory, as registers are few.
 struct BackwardPlanes {
   Plane u, delta, dout, z, B, C, du, ddelta, dz;
-  Steps times;
-  float *dB, *dC;  // row 0, or the only one; null: not wanted
+  Plane dB, dC;  // rows of float32
 
   __device__ BackwardPlanes(const BackwardViews& s, const Walk& w, const ChannelTile& tile)
       : u(channels_of(s.u, w.batch, tile, w.tokens)),
@@ -36,15 +35,17 @@ struct BackwardPlanes {
         du(channels_of(s.du, w.batch, tile, w.tokens)),
         ddelta(channels_of(s.ddelta, w.batch, tile, w.times)),
         dz(channels_of(s.dz, w.batch, tile, w.tokens)),
-        times(w.times) {
-    const int64_t tiles = gridDim.x / s.groups, group = w.batch * s.groups + tile.group;
-    const int64_t sequence = s.offsets ? group * s.sequences + w.index : group;
-    const auto rows = [&](float* data, bool constant) {
-      const int64_t place = (constant ? sequence : group) * tiles + blockIdx.x % tiles;
-      return data ? data + place * (constant ? 1 : s.length) * s.states : nullptr;
-    };
-    dB = rows(s.dB, s.constant_B);
-    dC = rows(s.dC, s.constant_C);
+        dB(rows_of(s.dB, s.constant_B, s, w, tile)),
+        dC(rows_of(s.dC, s.constant_C, s, w, tile)) {}
+
+ private:
+  __device__ static Plane rows_of(float* data, bool constant, const BackwardViews& s, const Walk& w,
+                                  const ChannelTile& tile) {
+    if (!data) return {};
+    const int64_t tiles = gridDim.x / s.groups, group = w.batch * s.groups + tile.group, row = s.states * sizeof(float);
+    const int64_t place = constant && s.offsets ? group * s.sequences + w.index : group;
+    char* rows = reinterpret_cast<char*>(data) + (place * tiles + blockIdx.x % tiles) * (constant ? 1 : s.length) * row;
+    return {rows, constant ? 0 : row, sizeof(float), DType::f32, w.times};
   }
 };
 
@@ -59,10 +60,9 @@ struct BackwardTile {
   static constexpr int kBlocks = Layout::kLanes == 32 ? 2 : 3;  // on a multiprocessor, as far as registers go
   static constexpr int kSpan = 4, kSpans = kSteps / kSpan;
 
-  static constexpr int kRow = 2 * kWidth;                        // of dt and dt u
-  static constexpr int kSumRow = 2 * Layout::kPadded;            // of dB and dC
-  static constexpr int kSums = kSpan * kSumRow;                  // of a span
-  static constexpr int kBuffers = Layout::kLanes == 32 ? 1 : 2;  // for the warps' sums of a span
+  static constexpr int kRow = 2 * kWidth;                                                     // of dt and dt u
+  static constexpr int kSumRow = 2 * Layout::kPadded;                                         // of dB and dC
+  static constexpr int kSumSteps = Layout::kLanes == 32 ? 4 : Layout::kLanes == 16 ? 8 : 16;  // added up at a time
   static constexpr int kRows = ByChannel && kWidth > kSteps ? kWidth : kSteps;
   static constexpr int kCoefficients = kRows * Layout::kPadded;
   static constexpr int kStates = kChannels * Layout::kStates * kThreads;  // of one step
@@ -70,10 +70,10 @@ struct BackwardTile {
   // In shared memory, one after the other. dt and dt u give way to <lambda, A decay h> and <lambda, B> and these to
   // ddelta and D's gradient, g gives way to y.
   static constexpr int kG = kSteps * kRow, kB = kG + kSteps * kWidth, kC = kB + kCoefficients,
-                       kSpanStates = kC + kCoefficients,  // what spans start from, but the last
-      kSpanSums = kSpanStates + (kSpans - 1) * kStates,   // [buffer][warp][step][B, C][state]
-      kTotals = kSpanSums + kBuffers * kWarps * kSums,    // of dB and dC over time
-      kChannelTotals = kTotals + kSums,                   // of ddelta and dD over time, as dt and dt u
+                       kSpanStates = kC + kCoefficients,      // what spans start from, but the last
+      kWarpSums = kSpanStates + (kSpans - 1) * kStates,       // [warp][step][B, C][state]
+      kTotals = kWarpSums + kWarps * kSumSteps * kSumRow,     // of dB and dC over time, a thread's
+      kChannelTotals = kTotals + kThreads * Layout::kVector,  // of ddelta and dD over time, as dt and dt u
       kBias = kChannelTotals + kRow, kD = kBias + kWidth, kPlanes = kD + kWidth;
   static constexpr int kBytes = kPlanes * sizeof(float) + sizeof(BackwardPlanes);
   static_assert(kPlanes % 4 == 0, "aligned");

@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
   BackwardPlanes& planes = *reinterpret_cast<BackwardPlanes*>(memory + Tile::kPlanes);
   const ChannelTile tile = channel_tile<Tile::kWidth>(s, blockIdx.x);
   const int warp = threadIdx.x / kWarp;
+  const RowSums<Layout, Tile> sums{s, planes, memory};
 
   Adjoint<Layout, ByChannel> adjoint{s, memory};
   const int lane = adjoint.lane, channel = adjoint.channel;
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
     adjoint.clear();
     __syncthreads();  // the sequence before has been finished
     if (threadIdx.x == 0) planes = BackwardPlanes(s, w, tile);
-    for (int i = threadIdx.x; i < Tile::kSums; i += Tile::kThreads) memory[Tile::kTotals + i] = 0.0f;
+    sums.clear();
     for (int i = threadIdx.x; i < Tile::kRow; i += Tile::kThreads) memory[Tile::kChannelTotals + i] = 0.0f;
     for (int c = threadIdx.x; c < Tile::kWidth; c += Tile::kThreads) {
       const bool there = c < tile.channels;
@@ -98,11 +99,13 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
       adjoint.template walk<true>(spans - 1, state);
 #pragma unroll 1
       for (int i = spans - 1; i >= 0; --i) {
-        const int buffer = Tile::kBuffers == 1 ? 0 : i % 2;
-        adjoint.span(i * Tile::kSpan, state, memory + Tile::kSpanSums + (buffer * Tile::kWarps + warp) * Tile::kSums);
-        __syncthreads();
-        add_span<Layout, Tile>(s, planes, buffer, start, i * Tile::kSpan, steps, memory);
-        if (Tile::kBuffers == 1) __syncthreads();
+        const int t = i * Tile::kSpan, in_sums = t % Tile::kSumSteps;
+        adjoint.span(t, state, memory + Tile::kWarpSums + (warp * Tile::kSumSteps + in_sums) * Tile::kSumRow);
+        if (in_sums == 0) {
+          __syncthreads();
+          sums.add(start + t, steps - t);
+          __syncthreads();
+        }
         if (i > 0) adjoint.kept_state(i - 1, state);
       }
       finish_adjoint<Tile>(s, planes, start, steps, tile.channels, memory);
@@ -111,7 +114,7 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
       __syncthreads();
     }
 
-    finish_spans<Layout, Tile>(s, planes, memory);
+    sums.finish();
     const auto store = [&](const View& to, const float (&from)[K][N]) {
       if (to.data) store_states<Layout>(from, to, index, tile, channel, lane, s.states);
     };
