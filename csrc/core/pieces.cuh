@@ -40,6 +40,10 @@ struct Plane {
   __device__ int size() const { return size_of(dtype); }
   // Which way its neighbours in memory lie: along a list there are none.
   __device__ bool along_steps() const { return column != size() && (row == size() || row == -size()) && !list; }
+  // Whether eight neighbouring columns from a multiple of eight on are aligned words of 16 bytes, in every row.
+  __device__ bool in_words() const {
+    return !data || (column == size() && row % 16 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0);
+  }
   __device__ Plane from(int64_t step) const {
     Plane rest = *this;
     if (list)
@@ -54,6 +58,13 @@ struct Piece {
   int step, column;  // of its first element, in the tile
   int count;         // of elements that exist, at most kPiece
   bool along_steps;
+};
+
+// One along the columns that exists in full, of a plane in words: nothing is left to ask.
+struct WholePiece {
+  int step, column;
+  static constexpr int count = kPiece;
+  static constexpr bool along_steps = false;
 };
 
 // The pieces of a tile, of which `steps` and `columns` exist.
@@ -87,6 +98,13 @@ __device__ __forceinline__ void each_piece(bool along_steps, int steps, int colu
   for (unsigned i = threadIdx.x; i < pieces.count(); i += blockDim.x) f(pieces[i]);
 }
 
+template <int Steps, int Columns, class F>
+__device__ __forceinline__ void each_whole_piece(F f) {
+#pragma unroll 1
+  for (int i = threadIdx.x; i < Steps * Columns / kPiece; i += blockDim.x)
+    f(WholePiece{i / (Columns / kPiece), i % (Columns / kPiece) * kPiece});
+}
+
 // -- a piece in memory -----------------------------------------------------------------------------------------
 
 // As it lies in memory: numbers of 16 bits are two to a word.
@@ -117,6 +135,22 @@ __device__ inline void reverse(Raw& raw, int size) {
     const uint32_t pair = x.words[(kPiece / 2 - 1 - i) & (kPiece / 2 - 1)];
     raw.words[i] = size == 4 ? x.words[kPiece - 1 - i] : pair << 16 | pair >> 16;
   }
+}
+
+__device__ __forceinline__ uint4* words_of(const Plane& x, const WholePiece& p) {
+  return reinterpret_cast<uint4*>(x.data + (x.list ? x.list[p.step] : p.step) * x.row + p.column * x.size());
+}
+__device__ __forceinline__ Raw load(const Plane& x, const WholePiece& p) {
+  const uint4* from = words_of(x, p);
+  const uint4 low = from[0];
+  uint4 high = low;
+  if (x.size() == 4) high = from[1];
+  return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+}
+__device__ __forceinline__ void store(const Plane& x, const WholePiece& p, const Raw& raw) {
+  uint4* to = words_of(x, p);
+  to[0] = make_uint4(raw.words[0], raw.words[1], raw.words[2], raw.words[3]);
+  if (x.size() == 4) to[1] = make_uint4(raw.words[4], raw.words[5], raw.words[6], raw.words[7]);
 }
 
 // Zeros beyond its elements.
@@ -220,8 +254,8 @@ __device__ inline Raw pack(const Floats& x, DType dtype) {
 
 // -- its place in a tile of floats, [steps][Stride] ------------------------------------------------------------
 
-template <int Columns, int Stride>
-__device__ void put(float* tile, const Piece& p, const Floats& x) {
+template <int Columns, int Stride, class P>
+__device__ void put(float* tile, const P& p, const Floats& x) {
   static_assert(Columns < kPiece || (Columns % kPiece == 0 && Stride % 4 == 0), "pieces are whole, and aligned");
   float* to = tile + p.step * Stride + p.column;
   if (p.along_steps) {
@@ -236,8 +270,8 @@ __device__ void put(float* tile, const Piece& p, const Floats& x) {
   }
 }
 
-template <int Stride>
-__device__ Floats get(const float* tile, const Piece& p) {
+template <int Stride, class P>
+__device__ Floats get(const float* tile, const P& p) {
   static_assert(Stride % 4 == 0, "rows are aligned");
   const float* from = tile + p.step * Stride + p.column;
   if (p.along_steps) {
@@ -248,6 +282,15 @@ __device__ Floats get(const float* tile, const Piece& p) {
   }
   const float4 low = reinterpret_cast<const float4*>(from)[0], high = reinterpret_cast<const float4*>(from)[1];
   return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+}
+
+// Of a row of floats, one a column.
+template <class P>
+__device__ Floats get_row(const float* row, const P& p) {
+  if (!p.along_steps) return get<kPiece>(row + p.column, WholePiece{0, 0});
+  Floats x;
+  for (float& value : x.values) value = row[p.column];
+  return x;
 }
 
 }  // namespace transmamba::cuda

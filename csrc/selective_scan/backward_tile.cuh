@@ -23,7 +23,8 @@ struct BackwardViews : ScanViews {
 // What a block reads and writes of a sequence: in shared memory, as registers are few.
 struct BackwardPlanes {
   Plane u, delta, dout, z, B, C, du, ddelta, dz;
-  Plane dB, dC;  // rows of float32
+  Plane dB, dC;   // rows of float32
+  bool in_words;  // all that are read and written piece by piece
 
   __device__ BackwardPlanes(const BackwardViews& s, const Walk& w, const ChannelTile& tile)
       : u(channels_of(s.u, w.batch, tile, w.tokens)),
@@ -36,7 +37,9 @@ struct BackwardPlanes {
         ddelta(channels_of(s.ddelta, w.batch, tile, w.times)),
         dz(channels_of(s.dz, w.batch, tile, w.tokens)),
         dB(rows_of(s.dB, s.constant_B, s, w, tile)),
-        dC(rows_of(s.dC, s.constant_C, s, w, tile)) {}
+        dC(rows_of(s.dC, s.constant_C, s, w, tile)),
+        in_words(u.in_words() && delta.in_words() && dout.in_words() && z.in_words() && du.in_words() &&
+                 ddelta.in_words() && dz.in_words()) {}
 
  private:
   __device__ static Plane rows_of(float* data, bool constant, const BackwardViews& s, const Walk& w,
@@ -79,7 +82,17 @@ struct BackwardTile {
   static_assert(kPlanes % 4 == 0, "aligned");
 };
 
-__device__ inline void store_added(const Plane& to, const Piece& p, Floats x, bool add) {
+// Calls f for a thread's share of the pieces of a tile: whole ones, which take a third of the instructions, or any.
+template <class Tile, class F>
+__device__ __forceinline__ void each_tile_piece(const BackwardPlanes& planes, int steps, int channels, F f) {
+  if constexpr (Tile::kWidth % kPiece == 0)
+    if (planes.in_words && steps == Tile::kSteps && channels == Tile::kWidth)
+      return each_whole_piece<Tile::kSteps, Tile::kWidth>(f);
+  each_piece<Tile::kSteps, Tile::kWidth>(planes.u.along_steps(), steps, channels, f);
+}
+
+template <class P>
+__device__ __forceinline__ void store_added(const Plane& to, const P& p, Floats x, bool add) {
   if (add) {
     const Floats before = unpack(load(to, p), to.dtype);
 #pragma unroll
@@ -95,17 +108,21 @@ __device__ __forceinline__ void stage_adjoint(const BackwardViews& s, const Back
                                               int steps, int channels, float* memory) {
   const Plane u = planes.u.from(start), delta = planes.delta.from(start), dout = planes.dout.from(start),
               z = planes.z.from(start);
-  const float* bias = memory + Tile::kBias;
-  each_piece<Tile::kSteps, Tile::kWidth>(u.along_steps(), steps, channels, [&](const Piece& p) {
+  each_tile_piece<Tile>(planes, steps, channels, [&](const auto& p) {
     const Raw raw_u = load(u, p), raw_delta = load(delta, p), raw_g = load(dout, p);
     Raw raw_z{};
     if (z) raw_z = load(z, p);
-    const Floats u_t = unpack(raw_u, u.dtype);
+    const Floats u_t = unpack(raw_u, u.dtype), bias = get_row(memory + Tile::kBias, p);
     Floats dt = unpack(raw_delta, delta.dtype), g = unpack(raw_g, dout.dtype), dtu;
 #pragma unroll
+    for (int i = 0; i < kPiece; ++i) dt[i] += bias[i];
+    if (s.softplus) {
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) dt[i] = softplus(dt[i]);
+    }
+#pragma unroll
     for (int i = 0; i < kPiece; ++i) {
-      const float sum = dt[i] + bias[p.along_steps ? p.column : p.column + i];
-      dt[i] = i < p.count ? s.softplus ? softplus(sum) : sum : 0.0f;
+      if (i >= p.count) dt[i] = 0.0f;
       dtu[i] = dt[i] * u_t[i];
     }
     if (z) {
@@ -125,15 +142,13 @@ __device__ __forceinline__ void finish_adjoint(const BackwardViews& s, const Bac
                                                int steps, int channels, float* memory) {
   const Plane u = planes.u.from(start), delta = planes.delta.from(start), dout = planes.dout.from(start),
               z = planes.z.from(start);
-  const float *bias = memory + Tile::kBias, *D = memory + Tile::kD;
-  each_piece<Tile::kSteps, Tile::kWidth>(u.along_steps(), steps, channels, [&](const Piece& p) {
+  each_tile_piece<Tile>(planes, steps, channels, [&](const auto& p) {
     if (p.count <= 0) return;
-    const auto column = [&](int i) { return p.along_steps ? p.column : p.column + i; };
     const Raw raw_u = load(u, p), raw_delta = load(delta, p), raw_g = load(dout, p);
     Raw raw_z{};
     if (z) raw_z = load(z, p);
-    const Floats u_t = unpack(raw_u, u.dtype), delta_t = unpack(raw_delta, delta.dtype);
-    Floats g = unpack(raw_g, dout.dtype), along_A, along_B, du, ddelta, dD;
+    const Floats u_t = unpack(raw_u, u.dtype), D = get_row(memory + Tile::kD, p);
+    Floats g = unpack(raw_g, dout.dtype);
     if (z) {
       const Floats z_t = unpack(raw_z, z.dtype), y = get<Tile::kWidth>(memory + Tile::kG, p);
       Floats dz;
@@ -141,18 +156,27 @@ __device__ __forceinline__ void finish_adjoint(const BackwardViews& s, const Bac
       for (int i = 0; i < kPiece; ++i) {
         float slope;
         const float gate = silu(z_t[i], slope);
-        dz[i] = g[i] * fmaf(D[column(i)], u_t[i], y[i]) * slope;
+        dz[i] = g[i] * fmaf(D[i], u_t[i], y[i]) * slope;
         g[i] *= gate;
       }
       if (planes.dz) store_added(planes.dz.from(start), p, dz, s.add_z);
     }
+    const Floats bias = get_row(memory + Tile::kBias, p);
+    Floats dt = unpack(raw_delta, delta.dtype), slope, along_A, along_B, du, ddelta, dD;
+#pragma unroll
+    for (int i = 0; i < kPiece; ++i) {
+      dt[i] += bias[i];
+      slope[i] = 1.0f;
+    }
+    if (s.softplus) {
+#pragma unroll
+      for (int i = 0; i < kPiece; ++i) dt[i] = softplus(dt[i], slope[i]);
+    }
     get_pairs<Tile>(memory, p, along_A, along_B);
 #pragma unroll
     for (int i = 0; i < kPiece; ++i) {
-      float dt = delta_t[i] + bias[column(i)], slope = 1.0f;
-      if (s.softplus) dt = softplus(dt, slope);
-      du[i] = fmaf(along_B[i], dt, D[column(i)] * g[i]);
-      ddelta[i] = fmaf(along_B[i], u_t[i], along_A[i] * kLn2) * slope;  // A is in units of log2
+      du[i] = fmaf(along_B[i], dt[i], D[i] * g[i]);
+      ddelta[i] = fmaf(along_B[i], u_t[i], along_A[i] * kLn2) * slope[i];  // A is in units of log2
       dD[i] = g[i] * u_t[i];
     }
     if (planes.du) store_added(planes.du.from(start), p, du, s.add_u);

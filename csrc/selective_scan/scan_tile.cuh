@@ -186,8 +186,8 @@ struct StepSizes {
 };
 
 // Two numbers of each element of a piece to and from where dt and dt u are.
-template <class Tile>
-__device__ void put_pairs(float* tile, const Piece& p, const Floats& x, const Floats& y) {
+template <class Tile, class P>
+__device__ void put_pairs(float* tile, const P& p, const Floats& x, const Floats& y) {
   using Sizes = StepSizes<Tile::kChannels>;
   float* row = tile + p.step * Tile::kRow;
   if (p.along_steps) {
@@ -204,8 +204,8 @@ __device__ void put_pairs(float* tile, const Piece& p, const Floats& x, const Fl
           Sizes::kPair == 2 ? make_float4(x[i], x[i + 1], y[i], y[i + 1]) : make_float4(x[i], y[i], x[i + 1], y[i + 1]);
   }
 }
-template <class Tile>
-__device__ void get_pairs(const float* tile, const Piece& p, Floats& x, Floats& y) {
+template <class Tile, class P>
+__device__ void get_pairs(const float* tile, const P& p, Floats& x, Floats& y) {
   using Sizes = StepSizes<Tile::kChannels>;
   const float* row = tile + p.step * Tile::kRow;
   if (p.along_steps) {
