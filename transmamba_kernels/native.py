@@ -60,3 +60,8 @@ def cuda_stream(device: torch.device) -> tuple[int, int]:
         return 0, 0
     stream = torch.cuda.current_stream(device)
     return stream.device_index, stream.cuda_stream
+
+
+def multiprocessors(device: torch.device) -> int:
+    """Of a GPU; in emulation those of an H200."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132

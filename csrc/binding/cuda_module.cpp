@@ -73,12 +73,12 @@ PYBIND11_MODULE(TRANSMAMBA_CUDA_MODULE, m) {
          Tensor initial_state, Tensor offsets, bool softplus, bool reverse, int device, int64_t stream,
          Tensor checkpoints, Tensor dout, Tensor dlast_state, Tensor du, Tensor ddelta, Tensor dA, Tensor dB, Tensor dC,
          Tensor dD, Tensor dz, Tensor ddelta_bias, Tensor dinitial_state, bool add_u, bool add_delta, bool add_z,
-         Tensor order, bool permute_params, const py::function& allocate) {
+         Tensor order, bool permute_params, int multiprocessors, const py::function& allocate) {
         const cuda::SelectiveScan inputs{u,          delta,         A,       B,        C,       D,     z,
                                          delta_bias, initial_state, offsets, softplus, reverse, order, permute_params};
-        cuda::SelectiveScanBackward scan{inputs,    checkpoints, dout, dlast_state, du,          ddelta,         dA,
-                                         dB,        dC,          dD,   dz,          ddelta_bias, dinitial_state, add_u,
-                                         add_delta, add_z};
+        cuda::SelectiveScanBackward scan{
+            inputs,      checkpoints,    dout,  dlast_state, du,    ddelta,         dA, dB, dC, dD, dz,
+            ddelta_bias, dinitial_state, add_u, add_delta,   add_z, multiprocessors};
         const py::object partial = allocate(cuda::selective_scan_partials(scan));
         scan.partial = partial.cast<Tensor>();
         const py::gil_scoped_release release;

@@ -20,7 +20,9 @@ struct Steps {
   const int32_t* list = nullptr;  // or anywhere
 
   __device__ int64_t operator[](int64_t step) const { return list ? list[step] : first + sign * step; }
-  __device__ Steps from(int64_t step) const { return {first + sign * step, sign, list ? list + step : nullptr}; }
+  __device__ Steps from(int64_t step) const {
+    return list ? Steps{first, sign, list + step} : Steps{first + sign * step, sign, nullptr};
+  }
 };
 
 __host__ __device__ inline int size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }

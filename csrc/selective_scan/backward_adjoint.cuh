@@ -20,6 +20,13 @@ struct Adjoint {
   State A, lambda, dA;                                   // A in units of log2
   float dB[ByChannel ? K : 1][N], dC[ByChannel ? K : 1][N];
 
+  __device__ void load_A(const ChannelTile& tile) {
+    load_states<Layout>(s.A, 0, tile, channel, lane, s.states, A);
+#pragma unroll
+    for (int c = 0; c < K; ++c)
+#pragma unroll
+      for (int n = 0; n < N; ++n) A[c][n] *= kLog2E;
+  }
   __device__ void clear() {
 #pragma unroll
     for (int c = 0; c < K; ++c)
@@ -156,6 +163,21 @@ struct Adjoint {
       for (int i = 0; i < kept; ++i) to[i] = along[i];
     }
     keep_rows(rows, sums);
+  }
+
+  // lambda through one step backward, nothing else; adds up dt.
+  __device__ __forceinline__ void step_alone(int t, float (&size)[K]) {
+    float sizes[2 * K], g[K], C[N];
+    load_vector(memory + t * Tile::kRow + 2 * channel, sizes);
+    load_vector(memory + Tile::kG + t * Tile::kWidth + channel, g);
+#pragma unroll
+    for (int c = 0; c < K; ++c) {
+      coefficient(Tile::kC, s.channel_C, t, c, C);
+      const float dt = sizes[Sizes::dt(c)];
+      size[c] += dt;
+#pragma unroll
+      for (int n = 0; n < N; ++n) lambda[c][n] = exp2(dt * A[c][n]) * fmaf(g[c], C[n], lambda[c][n]);
+    }
   }
 
   __device__ __forceinline__ void keep_rows(float (&rows)[2 * N], float* sums) const {

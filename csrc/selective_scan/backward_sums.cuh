@@ -21,11 +21,6 @@ struct RowSums {
   __device__ bool constant() const { return is_C ? s.constant_C : s.constant_B; }
   __device__ States& total() const { return reinterpret_cast<States&>(memory[Tile::kTotals + threadIdx.x * kVector]); }
 
-  __device__ __forceinline__ void clear() const {
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) total()[i] = 0.0f;
-  }
-
   // Adds up the warps' rows of `steps` steps from `start` of the sequence on.
   __device__ __forceinline__ void add(int64_t start, int steps) const {
     const Plane to = (is_C ? planes.dC : planes.dB).from(start);

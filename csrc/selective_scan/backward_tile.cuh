@@ -11,12 +11,14 @@ namespace transmamba::cuda {
 struct BackwardViews : ScanViews {
   View dout, dlast_state, du, ddelta, dz, dinitial_state;
   bool add_u, add_delta, add_z;  // add to what du, ddelta, dz hold
-  const float* checkpoints;      // (places, E, N)
-  // Partial sums, float32 and contiguous, of single sequences: (sequences, E, N), where dB and dC are only those of
-  // (E, N), and (sequences, E). Null: not wanted.
+  // Blocks take units, of `chunk_steps` steps of a sequence each: it whole or, so that there are more blocks, a chunk.
+  int64_t chunks, units, chunk_steps;  // of a sequence; of all
+  const float* checkpoints;            // (places, E, N)
+  // Partial sums, float32 and contiguous, of single units: (units, E, N), where dB and dC are only those of (E, N), and
+  // (units, E). Null: not wanted.
   View dA, channel_dB, channel_dC;
   float *dD, *dbias;
-  // Of single blocks: (b, G, tiles of a group, L, N) or, constant over time, (b, G, sequences of the entry, tiles, N).
+  // Of single blocks: (b, G, tiles of a group, L, N) or, constant over time, (b, G, units of the entry, tiles, N).
   float *dB, *dC;
 };
 
@@ -26,7 +28,7 @@ struct BackwardPlanes {
   Plane dB, dC;   // rows of float32
   bool in_words;  // all that are read and written piece by piece
 
-  __device__ BackwardPlanes(const BackwardViews& s, const Walk& w, const ChannelTile& tile)
+  __device__ BackwardPlanes(const BackwardViews& s, const Walk& w, const ChannelTile& tile, int64_t unit)
       : u(channels_of(s.u, w.batch, tile, w.tokens)),
         delta(channels_of(s.delta, w.batch, tile, w.times)),
         dout(channels_of(s.dout, w.batch, tile, w.tokens)),
@@ -36,17 +38,18 @@ struct BackwardPlanes {
         du(channels_of(s.du, w.batch, tile, w.tokens)),
         ddelta(channels_of(s.ddelta, w.batch, tile, w.times)),
         dz(channels_of(s.dz, w.batch, tile, w.tokens)),
-        dB(rows_of(s.dB, s.constant_B, s, w, tile)),
-        dC(rows_of(s.dC, s.constant_C, s, w, tile)),
+        dB(rows_of(s.dB, s.constant_B, s, w, tile, unit)),
+        dC(rows_of(s.dC, s.constant_C, s, w, tile, unit)),
         in_words(u.in_words() && delta.in_words() && dout.in_words() && z.in_words() && du.in_words() &&
                  ddelta.in_words() && dz.in_words()) {}
 
  private:
   __device__ static Plane rows_of(float* data, bool constant, const BackwardViews& s, const Walk& w,
-                                  const ChannelTile& tile) {
+                                  const ChannelTile& tile, int64_t unit) {
     if (!data) return {};
-    const int64_t tiles = gridDim.x / s.groups, group = w.batch * s.groups + tile.group, row = s.states * sizeof(float);
-    const int64_t place = constant && s.offsets ? group * s.sequences + w.index : group;
+    const int64_t tiles = gridDim.x / s.groups, in_entry = s.units / s.batch, row = s.states * sizeof(float);
+    int64_t place = w.batch * s.groups + tile.group;
+    if (constant) place = place * in_entry + unit % in_entry;
     char* rows = reinterpret_cast<char*>(data) + (place * tiles + blockIdx.x % tiles) * (constant ? 1 : s.length) * row;
     return {rows, constant ? 0 : row, sizeof(float), DType::f32, w.times};
   }
@@ -81,6 +84,11 @@ struct BackwardTile {
   static constexpr int kBytes = kPlanes * sizeof(float) + sizeof(BackwardPlanes);
   static_assert(kPlanes % 4 == 0, "aligned");
 };
+
+template <class Tile>
+__device__ __forceinline__ BackwardPlanes* planes_of(float* memory) {
+  return reinterpret_cast<BackwardPlanes*>(memory + Tile::kPlanes);
+}
 
 // Calls f for a thread's share of the pieces of a tile: whole ones, which take a third of the instructions, or any.
 template <class Tile, class F>

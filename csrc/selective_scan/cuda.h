@@ -36,7 +36,9 @@ struct SelectiveScanBackward : SelectiveScan {
   Tensor checkpoints, dout, dlast_state;
   Tensor du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state;
   bool add_u = false, add_delta = false, add_z = false;  // add to what du, ddelta, dz hold, such as another direction's
-  Tensor partial;  // float32, of selective_scan_partials numbers: sums of single blocks and sequences
+  // Of the device: where sequences and channels are too few for them, sequences are cut into chunks, at one walk more.
+  int multiprocessors = 0;
+  Tensor partial;  // float32, of selective_scan_partials numbers: sums of single blocks and chunks
 };
 
 void selective_scan_forward(const SelectiveScanForward& scan, Stream stream);

@@ -1,50 +1,12 @@
 #include "core/ordered_sums.cuh"
-#include "selective_scan/kernel_backward.cuh"
+#include "selective_scan/chunk_carry.cuh"
+#include "selective_scan/kernel_backward_ends.cuh"
 
 namespace transmamba::cuda {
 namespace {
 
-// The sums of single blocks and sequences, one after the other in `partial`, and what they add up to. Where there is
-// one term it is written to its place.
-struct PartialSums {
-  BackwardViews& views;
-  float* partial;
-  int64_t count = 0;
-  OrderedSums sums;
-
-  PartialSums(const SelectiveScanBackward& scan, BackwardViews& v, int64_t tiles)
-      : views(v), partial(static_cast<float*>(scan.partial.data)) {
-    const int64_t states = v.channels * v.states;
-    v.dA = channel_states(place(scan.dA, 1, v.sequences, states));
-    v.dD = place(scan.dD, 1, v.sequences, v.channels);
-    const bool per_sample = scan.ddelta_bias && scan.ddelta_bias.shape[0] == v.sequences;
-    v.dbias = per_sample ? place(scan.ddelta_bias, v.sequences, 1, v.channels)
-                         : place(scan.ddelta_bias, 1, v.sequences, v.channels);
-    if (v.channel_B)
-      v.channel_dB = channel_states(place(scan.dB, 1, v.sequences, states));
-    else
-      v.dB = place_rows(scan.dB, v.constant_B, tiles);
-    if (v.channel_C)
-      v.channel_dC = channel_states(place(scan.dC, 1, v.sequences, states));
-    else
-      v.dC = place_rows(scan.dC, v.constant_C, tiles);
-  }
-
- private:
-  float* place(const Tensor& to, int64_t outer, int64_t terms, int64_t inner) {
-    if (!to) return nullptr;
-    if (terms == 1) return static_cast<float*>(to.data);
-    float* from = partial + count;
-    count += outer * terms * inner;
-    sums.add({from, static_cast<float*>(to.data), outer, terms, inner});
-    return from;
-  }
-  float* place_rows(const Tensor& to, bool constant, int64_t tiles) {
-    const int64_t rows = constant ? 1 : views.length, in_entry = constant ? views.sequences / views.batch : 1;
-    return place(to, views.batch * views.groups, in_entry * tiles / views.groups, rows * views.states);
-  }
-  View channel_states(float* data) const { return contiguous_states(data, views); }
-};
+constexpr int kResident = 3;          // blocks that a multiprocessor holds
+constexpr int64_t kLeastChunk = 128;  // steps
 
 BackwardViews backward_views(const SelectiveScanBackward& scan) {
   BackwardViews views{scan_views(scan)};
@@ -61,20 +23,107 @@ BackwardViews backward_views(const SelectiveScanBackward& scan) {
   return views;
 }
 
-// Calls f(kernel, BackwardTile): a kernel of its own where coefficients are one row a channel, which is rare, and then
-// for any number of states.
+// Whole sequences where half the multiprocessors have a block to themselves, else chunks that fill them all.
+void cut_into_chunks(BackwardViews& v, int64_t tiles, int64_t multiprocessors) {
+  const int64_t blocks = tiles * v.sequences;
+  v.chunks = 1;
+  v.chunk_steps = v.length;
+  if (!v.offsets && 2 * blocks <= multiprocessors) {
+    const int64_t wanted = kResident * multiprocessors / blocks, even = (v.length + wanted - 1) / wanted;
+    const int64_t least = even < kLeastChunk ? kLeastChunk : even;
+    v.chunk_steps = (least + kScanCheckpoint - 1) / kScanCheckpoint * kScanCheckpoint;
+    v.chunks = (v.length + v.chunk_steps - 1) / v.chunk_steps;
+  }
+  v.units = v.sequences * v.chunks;
+}
+
+// The sums of single blocks and units, one after the other in `partial`, and what they add up to. Where there is one
+// term it is written to its place.
+struct PartialSums {
+  BackwardViews& views;
+  float* partial;
+  int64_t count = 0;
+  OrderedSums sums;
+  float *ends = nullptr, *sizes = nullptr;  // of chunks
+
+  PartialSums(const SelectiveScanBackward& scan, BackwardViews& v, int64_t tiles)
+      : views(v), partial(static_cast<float*>(scan.partial.data)) {
+    const int64_t states = v.channels * v.states;
+    v.dA = contiguous_states(sum(scan.dA, 1, v.units, states), v);
+    v.dD = sum(scan.dD, 1, v.units, v.channels);
+    const int64_t samples = scan.ddelta_bias ? scan.ddelta_bias.shape[0] : 1;
+    v.dbias = sum(scan.ddelta_bias, samples, v.units / samples, v.channels);
+    if (v.channel_B)
+      v.channel_dB = contiguous_states(sum(scan.dB, 1, v.units, states), v);
+    else
+      v.dB = sum_of_rows(scan.dB, v.constant_B, tiles);
+    if (v.channel_C)
+      v.channel_dC = contiguous_states(sum(scan.dC, 1, v.units, states), v);
+    else
+      v.dC = sum_of_rows(scan.dC, v.constant_C, tiles);
+    if (v.chunks > 1) {
+      ends = take(v.units * states);
+      sizes = take(v.units * v.channels);
+    }
+  }
+
+ private:
+  float* take(int64_t numbers) {
+    count += numbers;
+    return partial + count - numbers;
+  }
+  float* sum(const Tensor& to, int64_t outer, int64_t terms, int64_t inner) {
+    if (!to) return nullptr;
+    if (terms == 1) return static_cast<float*>(to.data);
+    float* from = take(outer * terms * inner);
+    sums.add({from, static_cast<float*>(to.data), outer, terms, inner});
+    return from;
+  }
+  float* sum_of_rows(const Tensor& to, bool constant, int64_t tiles) {
+    const int64_t rows = constant ? 1 : views.length, in_entry = constant ? views.units / views.batch : 1;
+    return sum(to, views.batch * views.groups, in_entry * (tiles / views.groups), rows * views.states);
+  }
+};
+
+// Calls f(StateLayout) with one of two that take any number of states.
+template <class F>
+void visit_any_layout(int64_t states, F f) {
+  if (states <= 16) return f(StateLayout<4, 4>());
+  f(StateLayout<8, 32>());
+}
+
+// Calls f(kernel, BackwardTile): a kernel of its own where coefficients are one row a channel, which is rare.
 template <class F>
 void visit_kernel(const BackwardViews& s, F f) {
-  const bool by_channel = s.channel_B || s.channel_C;
-  visit_layout(by_channel && s.states <= 16 ? 16
-               : by_channel                 ? 256
-                                            : s.states,
-               [&](auto layout) {
-                 using Layout = decltype(layout);
-                 if constexpr (Layout::kLanes == 4 || Layout::kLanes == 32)
-                   if (by_channel) return f(scan_backward_kernel<Layout, true>, BackwardTile<Layout, true>());
-                 f(scan_backward_kernel<Layout, false>, BackwardTile<Layout, false>());
-               });
+  if (s.channel_B || s.channel_C)
+    visit_any_layout(s.states, [&](auto layout) {
+      f(scan_backward_kernel<decltype(layout), true>, BackwardTile<decltype(layout), true>());
+    });
+  else
+    visit_layout(s.states, [&](auto layout) {
+      f(scan_backward_kernel<decltype(layout), false>, BackwardTile<decltype(layout), false>());
+    });
+}
+
+template <class Tile, class... Arguments>
+void launch_tiles(void (*kernel)(BackwardViews, Arguments...), const BackwardViews& views, const Stream& stream,
+                  const Arguments&... arguments) {
+  const int64_t rows = views.units < kLargestGridY ? views.units : kLargestGridY;
+  launch(kernel, dim3(unsigned(tiles_of(views, Tile::kWidth)), unsigned(rows)), dim3(Tile::kThreads), Tile::kBytes,
+         stream, views, arguments...);
+}
+
+// What comes into the chunks from behind: in place of dlast_state.
+void carry_between_chunks(BackwardViews& views, const PartialSums& partial, const Stream& stream) {
+  const View ends = contiguous_states(partial.ends, views);
+  visit_any_layout(views.states, [&](auto layout) {
+    using Layout = decltype(layout);
+    launch_tiles<BackwardTile<Layout, true>>(scan_backward_ends_kernel<Layout>, views, stream, ends, partial.sizes);
+  });
+  launch_carry({views.A, views.dlast_state, partial.ends, partial.sizes, views.sequences, views.chunks, views.channels,
+                views.states, true},
+               stream);
+  views.dlast_state = ends;
 }
 
 }  // namespace
@@ -82,8 +131,11 @@ void visit_kernel(const BackwardViews& s, F f) {
 int64_t selective_scan_partials(const SelectiveScanBackward& scan) {
   BackwardViews views = backward_views(scan);
   int64_t count = 0;
-  visit_kernel(
-      views, [&](auto, auto tile) { count = PartialSums(scan, views, tiles_of(views, decltype(tile)::kWidth)).count; });
+  visit_kernel(views, [&](auto, auto tile) {
+    const int64_t tiles = tiles_of(views, decltype(tile)::kWidth);
+    cut_into_chunks(views, tiles, scan.multiprocessors);
+    count = PartialSums(scan, views, tiles).count;
+  });
   return count;
 }
 
@@ -92,9 +144,10 @@ void selective_scan_backward(const SelectiveScanBackward& scan, Stream stream) {
   visit_kernel(views, [&](auto kernel, auto tile) {
     using Tile = decltype(tile);
     const int64_t tiles = tiles_of(views, Tile::kWidth);
+    cut_into_chunks(views, tiles, scan.multiprocessors);
     const PartialSums partial(scan, views, tiles);
-    const int64_t rows = views.sequences < kLargestGridY ? views.sequences : kLargestGridY;
-    launch(kernel, dim3(unsigned(tiles), unsigned(rows)), dim3(Tile::kThreads), Tile::kBytes, stream, views);
+    if (views.chunks > 1) carry_between_chunks(views, partial, stream);
+    launch_tiles<Tile>(kernel, views, stream);
     launch_sums(partial.sums, stream);
   });
 }

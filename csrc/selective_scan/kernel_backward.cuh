@@ -41,6 +41,21 @@ __device__ void load_checkpoint(const ScanViews& s, const float* data, int64_t p
     }
 }
 
+// What a block has in shared memory for a unit, before it starts.
+template <class Tile>
+__device__ __forceinline__ void start_unit(const BackwardViews& s, const Walk& w, const ChannelTile& tile, int64_t unit,
+                                           float* memory) {
+  __syncthreads();  // the unit before has been finished
+  if (threadIdx.x == 0) *planes_of<Tile>(memory) = BackwardPlanes(s, w, tile, unit);
+  for (int i = Tile::kTotals + threadIdx.x; i < Tile::kBias; i += Tile::kThreads) memory[i] = 0.0f;
+  for (int c = threadIdx.x; c < Tile::kWidth; c += Tile::kThreads) {
+    const bool there = c < tile.channels;
+    memory[Tile::kBias + c] = there ? number(s.delta_bias, w.batch, tile.first + c) : 0.0f;
+    memory[Tile::kD + c] = there ? number(s.D, 0, tile.first + c) : 0.0f;
+  }
+  __syncthreads();
+}
+
 template <class Layout, bool ByChannel>
 __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
                                   ByChannel ? 1 : BackwardTile<Layout, ByChannel>::kBlocks)
@@ -48,33 +63,20 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
   using Tile = BackwardTile<Layout, ByChannel>;
   constexpr int K = Tile::kChannels, N = Layout::kStates;
   float* memory = shared_memory<float>();
-  BackwardPlanes& planes = *reinterpret_cast<BackwardPlanes*>(memory + Tile::kPlanes);
+  const BackwardPlanes& planes = *planes_of<Tile>(memory);
   const ChannelTile tile = channel_tile<Tile::kWidth>(s, blockIdx.x);
   const int warp = threadIdx.x / kWarp;
   const RowSums<Layout, Tile> sums{s, planes, memory};
 
   Adjoint<Layout, ByChannel> adjoint{s, memory};
   const int lane = adjoint.lane, channel = adjoint.channel;
-  load_states<Layout>(s.A, 0, tile, channel, lane, s.states, adjoint.A);
-#pragma unroll
-  for (int c = 0; c < K; ++c)
-#pragma unroll
-    for (int n = 0; n < N; ++n) adjoint.A[c][n] *= kLog2E;
+  adjoint.load_A(tile);
 
-  for (int64_t index = blockIdx.y; index < s.sequences; index += gridDim.y) {
-    const Walk w = walk(s, index);
-    load_states<Layout>(s.dlast_state, index, tile, channel, lane, s.states, adjoint.lambda);
+  for (int64_t unit = blockIdx.y; unit < s.units; unit += gridDim.y) {
+    const Walk w = chunk_of(walk(s, unit / s.chunks), s.chunk_steps, unit % s.chunks);
+    load_states<Layout>(s.dlast_state, unit, tile, channel, lane, s.states, adjoint.lambda);
     adjoint.clear();
-    __syncthreads();  // the sequence before has been finished
-    if (threadIdx.x == 0) planes = BackwardPlanes(s, w, tile);
-    sums.clear();
-    for (int i = threadIdx.x; i < Tile::kRow; i += Tile::kThreads) memory[Tile::kChannelTotals + i] = 0.0f;
-    for (int c = threadIdx.x; c < Tile::kWidth; c += Tile::kThreads) {
-      const bool there = c < tile.channels;
-      memory[Tile::kBias + c] = there ? number(s.delta_bias, w.batch, tile.first + c) : 0.0f;
-      memory[Tile::kD + c] = there ? number(s.D, 0, tile.first + c) : 0.0f;
-    }
-    __syncthreads();
+    start_unit<Tile>(s, w, tile, unit, memory);
 
     const int64_t tiles = (w.length + Tile::kSteps - 1) / Tile::kSteps;
     for (int64_t start = (tiles - 1) * Tile::kSteps; start >= 0; start -= Tile::kSteps) {
@@ -116,16 +118,17 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
 
     sums.finish();
     const auto store = [&](const View& to, const float (&from)[K][N]) {
-      if (to.data) store_states<Layout>(from, to, index, tile, channel, lane, s.states);
+      if (to.data) store_states<Layout>(from, to, unit, tile, channel, lane, s.states);
     };
     store(s.dA, adjoint.dA);
-    store(s.dinitial_state, adjoint.lambda);
+    if (s.dinitial_state.data && unit % s.chunks == 0)
+      store_states<Layout>(adjoint.lambda, s.dinitial_state, w.index, tile, channel, lane, s.states);
     if constexpr (ByChannel) {
       store(s.channel_dB, adjoint.dB);
       store(s.channel_dC, adjoint.dC);
     }
     for (int c = threadIdx.x; c < tile.channels; c += Tile::kThreads) {
-      const int64_t to = index * s.channels + tile.first + c;
+      const int64_t to = unit * s.channels + tile.first + c;
       if (s.dbias) s.dbias[to] = memory[Tile::kChannelTotals + StepSizes<K>::dt(c)];
       if (s.dD) s.dD[to] = memory[Tile::kChannelTotals + StepSizes<K>::dtu(c)];
     }

@@ -84,6 +84,21 @@ __device__ inline Walk walk(const ScanViews& s, int64_t index) {
   return w;
 }
 
+// The steps [chunk * steps, (chunk + 1) * steps) of it, as far as they exist.
+__device__ inline Walk chunk_of(Walk w, int64_t steps, int64_t chunk) {
+  const int64_t start = chunk * steps, rest = w.length - start;
+  if (rest > steps) {
+    w.length = steps;
+    w.end_checkpoint = w.checkpoint + (start + steps) / kScanCheckpoint;
+  } else {
+    w.length = rest;
+  }
+  w.tokens = w.tokens.from(start);
+  w.times = w.times.from(start);
+  w.checkpoint += start / kScanCheckpoint;
+  return w;
+}
+
 // -- tiles in memory ------------------------------------------------------------------------------------------------
 
 // The channels of a tile, step by step.

@@ -43,6 +43,6 @@ def scan_backward(
     native.load_cuda().selective_scan_backward(
         u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, *native.cuda_stream(u.device),
         checkpoints, dout, dlast_state, du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state,
-        add_u, add_delta, add_z, order, permute,
+        add_u, add_delta, add_z, order, permute, native.multiprocessors(u.device),
         lambda count: torch.empty(count, dtype=torch.float32, device=u.device),
     )  # fmt: skip
