@@ -14,6 +14,25 @@ namespace py = pybind11;
 using namespace transmamba;
 using namespace transmamba::cuda;
 
+namespace {
+
+// Those of selective_scan_forward but for the device, the stream and the chunks.
+using ScanArguments = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool,
+                                 bool, Tensor, Tensor, Tensor, Tensor, Tensor, bool>;
+
+SelectiveScanForward scan_forward(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z,
+                                  Tensor delta_bias, Tensor initial_state, Tensor offsets, bool softplus, bool reverse,
+                                  Tensor out, Tensor last_state, Tensor checkpoints, Tensor addend, Tensor order,
+                                  bool permute_params) {
+  return {{u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, order, permute_params},
+          out,
+          last_state,
+          checkpoints,
+          addend};
+}
+
+}  // namespace
+
 PYBIND11_MODULE(TRANSMAMBA_CUDA_MODULE, m) {
   m.doc() = "Compiled CUDA kernels. Takes borrowed tensors and fills what the caller allocated; knows no torch.";
   m.attr("device_type") = TRANSMAMBA_CUDA_DEVICE_TYPE;  // of the tensors that it takes
@@ -56,16 +75,32 @@ PYBIND11_MODULE(TRANSMAMBA_CUDA_MODULE, m) {
   m.def("selective_scan_forward",
         [](Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor D, Tensor z, Tensor delta_bias,
            Tensor initial_state, Tensor offsets, bool softplus, bool reverse, int device, int64_t stream, Tensor out,
-           Tensor last_state, Tensor checkpoints, Tensor addend, Tensor order, bool permute_params) {
+           Tensor last_state, Tensor checkpoints, Tensor addend, Tensor order, bool permute_params, int64_t chunk,
+           const py::function& allocate) {
+          SelectiveScanForward scan{
+              {u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, order, permute_params},
+              out,
+              last_state,
+              checkpoints,
+              addend,
+              chunk};
+          py::object memory;
+          if (chunk) {
+            memory = allocate(selective_scan_chunk_states(scan));
+            scan.chunk_states = memory.cast<Tensor>();
+          }
           const py::gil_scoped_release release;
-          cuda::selective_scan_forward(
-              {{u, delta, A, B, C, D, z, delta_bias, initial_state, offsets, softplus, reverse, order, permute_params},
-               out,
-               last_state,
-               checkpoints,
-               addend},
-              {device, stream});
+          selective_scan_forward(scan, {device, stream});
         });
+  m.def("selective_scans_forward", [](const std::vector<ScanArguments>& arguments, int device, int64_t stream) {
+    std::vector<SelectiveScanForward> scans;
+    for (const ScanArguments& scan : arguments) scans.push_back(std::apply(scan_forward, scan));
+    const py::gil_scoped_release release;
+    selective_scans_forward(scans, {device, stream});
+  });
+  m.def("selective_scan_chunk", [](Tensor u, Tensor A, Tensor B, Tensor C, int multiprocessors) {
+    return selective_scan_chunk({u, {}, A, B, C}, multiprocessors);
+  });
 
   m.def(
       "selective_scan_backward",

@@ -4,6 +4,8 @@
 // Nothing is allocated, copied to the host or waited for: a call does no more than launch kernels on the stream. Every
 // sum is taken in an order that depends on the shapes and offsets alone: results are bit-identical from run to run.
 #pragma once
+#include <vector>
+
 #include "core/stream.h"
 #include "core/tensor.h"
 
@@ -28,6 +30,9 @@ struct SelectiveScanForward : SelectiveScan {
   Tensor out, last_state;
   Tensor checkpoints;  // not given: none are kept
   Tensor addend;       // (b, E, L): added to y before the gate, such as another direction's y; may be out itself
+  // In chunks of so many steps, at up to twice the exponentials; 0: whole sequences.
+  int64_t chunk = 0;
+  Tensor chunk_states;  // float32, of selective_scan_chunk_states numbers to work in
 };
 
 // Gradients not asked for are not given; dB and dC are (b, G, L or 1, N) or (E, N), contiguous and float32, as are dA,
@@ -41,7 +46,15 @@ struct SelectiveScanBackward : SelectiveScan {
   Tensor partial;  // float32, of selective_scan_partials numbers: sums of single blocks and chunks
 };
 
+// The chunk for so many multiprocessors: 0 where half of them have whole sequences to walk over, or these are short or
+// packed. Only the shapes decide.
+int64_t selective_scan_chunk(const SelectiveScan& scan, int multiprocessors);
+int64_t selective_scan_chunk_states(const SelectiveScanForward& scan);
 void selective_scan_forward(const SelectiveScanForward& scan, Stream stream);
+// Scans of the same shapes and groups in turn, in one launch: each may add to what the one before has written. Without
+// chunks.
+void selective_scans_forward(const std::vector<SelectiveScanForward>& scans, Stream stream);
+
 int64_t selective_scan_partials(const SelectiveScanBackward& scan);
 void selective_scan_backward(const SelectiveScanBackward& scan, Stream stream);
 

@@ -74,9 +74,10 @@ def scan(
     # Not gated and not rounded between the directions; where it has the right type the result's memory serves.
     real, last = compute_dtype(out), len(directions) - 1
     y = out if out.dtype == real or not merge else torch.empty_like(out, dtype=real)
+    scans = []
     for k, (direction, order) in enumerate(zip(directions, orders.unbind(0), strict=True)):
         whole = not merge or k == last
-        kernels(backend).scan_forward(
+        arguments = (
             *direction[:Z],
             z if whole else None,
             *direction[Z:],
@@ -86,11 +87,19 @@ def scan(
             out[:, k] if not merge else out if whole else y,
             None if last_state is None else last_state[:, k],
             None if checkpoints is None else checkpoints[k],
-            addend=y if merge and k else None,
-            order=order,
-            permute=permute,
         )
+        scans.append((arguments, {"addend": y if merge and k else None, "order": order, "permute": permute}))
+    run_in_turn(kernels(backend), scans)
     return outputs
+
+
+def run_in_turn(module: ModuleType, scans: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
+    """Run scans one after the other, in one launch on a backend that can."""
+    if hasattr(module, "scans_forward"):
+        module.scans_forward(scans)
+        return
+    for arguments, options in scans:
+        module.scan_forward(*arguments, **options)
 
 
 class Gradients:
