@@ -41,16 +41,23 @@ class Sequences {
     }
   }
 
-  // Whole sequences times tiles of channels. Slices that one sequence makes uneven are split over the channels too.
-  Split split(int64_t tiles, int threads) const {
-    Split split(count(), tiles, threads);
-    if (!packed() || split.parts > 1) return split;
-    int64_t largest = 0;
-    for (int i = 0; i < split.slices; ++i) {
-      const int64_t size = weight_before(first(i + 1, split.slices)) - weight_before(first(i, split.slices));
-      largest = size > largest ? size : largest;
+  // Whole sequences, all in one slice or not, times tiles of channels times segments of the states. Slices that one
+  // sequence makes uneven are split over the channels too; the states are where threads would stay idle.
+  Split split(int64_t tiles, int threads, int64_t most_segments, bool one_slice = false) const {
+    Split split(one_slice ? 1 : count(), tiles, threads);
+    int64_t largest = 1, total = split.slices;  // of a slice, of all
+    if (packed()) {
+      largest = 0;
+      for (int i = 0; i < split.slices; ++i) {
+        const int64_t size = weight_before(first(i + 1, split.slices)) - weight_before(first(i, split.slices));
+        largest = size > largest ? size : largest;
+      }
+      total = weight_before(count());
+      if (split.parts == 1 && 2 * largest * threads > total) split.parts = int(tiles < threads ? tiles : threads);
     }
-    if (2 * largest * threads > weight_before(count())) split.parts = int(tiles < threads ? tiles : threads);
+    // Rounded down, because a task more than there are threads takes as long as two; of uneven slices others are short.
+    const int64_t task = total * split.parts, idle = task ? (threads * largest + (packed() ? task / 4 : 0)) / task : 1;
+    split.segments = int(idle < 1 ? 1 : idle < most_segments ? idle : most_segments);
     return split;
   }
   // The first sequence of a slice: packed, the first whose middle lies in the slice's share or after it.

@@ -63,9 +63,19 @@ TM_INLINE Vec<T> splat(T x) {
 }
 template <class T>
 TM_INLINE T sum(Vec<T> v) {
-  T total = 0;
-  for (int i = 0; i < kLanes<T>; ++i) total += v[i];
-  return total;
+  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
+    IntVec<T> other;
+    for (int i = 0; i < kLanes<T>; ++i) other[i] = i ^ half;
+    v += __builtin_shuffle(v, other);
+  }
+  return v[0];
+}
+// The largest number of a vector of none below 0; not-a-numbers are passed over.
+template <class T>
+TM_INLINE T largest_lane(Vec<T> v) {
+  T largest = 0;
+  for (int i = 0; i < kLanes<T>; ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
 }
 // The larger and the smaller one; y where either is not a number.
 template <class V>

@@ -5,8 +5,8 @@
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
 
-// Tasks are slices of the batch times parts of the channels times, where those are too few, segments of the length;
-// sums over the batch and the length are taken task by task and added up in order.
+// Tasks are slices of the batch times parts of the channels times, where those are too few, segments of the length or,
+// in a recurrence, of its states; sums over what is split are taken task by task and added up in order.
 struct Split {
   int slices, parts, segments = 1;
 

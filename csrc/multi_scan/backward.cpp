@@ -9,7 +9,7 @@ struct MultiBackward {
   Walks<T> walks{scan, scan.dout};
   const Sizes<T>& s = walks.s;
   Split split{s.batch, s.tiles, scan.threads};
-  ScanSums<T> total{s, split, scan.B, scan.C, scan};
+  ScanSums<T> total{s, split.slices, split.parts, scan.B, scan.C, scan};
 
   struct Scratch {
     T *u, *delta, *z, *dout, *du, *ddelta, *dz;  // [length][kTile], where the tensors do not lie so themselves
@@ -70,8 +70,8 @@ struct MultiBackward {
         run_tile(b, tile, i, parameters, B, C, sums, scratch);
         if (i + 1 == end || s.tile(i + 1).group != tile.group) {
           const auto row = [](int64_t t) { return t; };
-          total.collect_B(scratch.dB, s.length, part, b, tile.group, row);
-          total.collect_C(scratch.dC, s.length, part, b, tile.group, row);
+          total.collect_B(scratch.dB, s.all_states(), s.length, part, b, tile.group, row);
+          total.collect_C(scratch.dC, s.all_states(), s.length, part, b, tile.group, row);
         }
         if (total.bias_per_sample())
           memcpy(static_cast<T*>(scan.ddelta_bias.data) + b * s.channels + tile.channel, sums.bias + i * kTile,

@@ -52,7 +52,7 @@ template <class T>
 TM_INLINE void unpack_directions(const T* from, const Tensor& x, const Walks<T>& walks, const Tile& tile,
                                  int64_t batch) {
   for (int64_t k = 0; x && k < walks.count; ++k)
-    unpack_states<T>(from + k * walks.s.tile_states(), entry(x, k), walks.s, tile, batch);
+    unpack_states<T>(from + k * walks.s.tile_states(), entry(x, k), walks.s.all_states(), tile, batch);
 }
 
 // dt = softplus(delta + bias) and, with Slope, its derivative; dtu = dt u; y = scale D u for every output.
@@ -80,9 +80,7 @@ TM_INLINE T prepare(const Walks<T>& walks, Rows<const T> u, Rows<const T> delta,
       for (int64_t o = 0; o < walks.outputs; ++o) store<T>(y + o * walks.rows() + at, skip);
     }
   }
-  T most = 0;
-  for (int i = 0; i < W; ++i) most = largest[i] > most ? largest[i] : most;
-  return most;
+  return largest_lane<T>(largest);
 }
 
 }  // namespace

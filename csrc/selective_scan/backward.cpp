@@ -1,5 +1,6 @@
 #include "selective_scan/scan_sequences.h"
 #include "selective_scan/scan_sums.h"
+#include "selective_scan/state_ranges.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
@@ -9,8 +10,9 @@ struct Backward {
   const SelectiveScanBackward& scan;
   Sizes<T> s{scan};
   Sequences sequences{scan.u, scan.offsets};
-  Split split = one_row() ? Split(1, s.tiles, scan.threads) : sequences.split(s.tiles, scan.threads);
-  ScanSums<T> total{s, split, scan.B, scan.C, scan};
+  Split split = sequences.split(s.tiles, scan.threads, most_ranges(s), one_row());
+  RangeRows<T> ranges{s, split.segments, scan.threads, 5, 3};  // dt, slope, dtu, g, dz; y, lambda_B, lambda_A
+  ScanSums<T> total{s, slices(), split.parts, scan.B, scan.C, scan};
 
   // Whether all packed sequences add to one row of dB or dC, which slices cannot share.
   bool one_row() const {
@@ -18,42 +20,93 @@ struct Backward {
     return sequences.packed() && (constant(scan.B) || constant(scan.C));
   }
 
+  // Of the sums: those of the channels' parameters are taken by the tasks, the others, in ranges, by chunks of steps.
+  int slices() const {
+    const int chunks = ranges.used() ? ranges.steps.slices * ranges.steps.segments : 0;
+    return split.slices > chunks ? split.slices : chunks;
+  }
+
+  struct Scratch {  // rows of one tile and chunk, and the decays and states of one block of states
+    T *dt, *slope, *dtu, *g, *dz, *y, *lambda_B, *lambda_A, *in[4], *out[3], *decays, *states;
+
+    static constexpr int64_t kRow = kScanCheckpoint * kTile, kKept = kDecays<T> + kChains<T> * kLanes<T>;
+    static int64_t bytes() {
+      return 15 * Workspace::bytes<T>(kRow) + Workspace::bytes<T>(kDecays<T>) + Workspace::bytes<T>(kKept);
+    }
+    explicit Scratch(Workspace& memory) {
+      decays = memory.take<T>(kDecays<T>);
+      states = memory.take<T>(kKept);
+      for (T** row : {&dt, &slope, &dtu, &g, &dz, &y, &lambda_B, &lambda_A, &in[0], &in[1], &in[2], &in[3], &out[0],
+                      &out[1], &out[2]})
+        *row = memory.take<T>(kRow);
+    }
+    void use(const RangeRows<T>& rows, int range, int64_t b, int64_t i, int64_t start) {
+      int which = 0;
+      for (T** row : {&dt, &slope, &dtu, &g, &dz}) *row = rows.row(which++, b, i, start);
+      which = 0;
+      for (T** row : {&y, &lambda_B, &lambda_A}) *row = rows.own_row(which++, range, b, i, start);
+    }
+  };
+
   void run() {
-    Workspace memory(total.bytes());
+    Workspace memory(total.bytes() + ranges.bytes());
     total.take(memory);
+    ranges.take(memory);
+    if (ranges.used()) run_phase<&Backward::prepare_chunks>(ranges.steps.tasks());
+    run_phase<&Backward::run_task>(split.tasks());
+    if (ranges.used()) run_phase<&Backward::finish_chunks>(ranges.steps.tasks());
+    if (ranges.used() && total.bias_per_sample()) total.put_bias_per_sample(ranges.steps.segments);
+    total.add_up();
+  }
+
+  template <auto Phase>
+  void run_phase(int tasks) {
     run_tasks(
-        split.tasks(), scan.threads,
+        tasks, scan.threads,
         [](int task, void* self) {
           const FlushSubnormals flush;
-          static_cast<const Backward*>(self)->run_task(task);
+          (static_cast<const Backward*>(self)->*Phase)(task);
         },
         this);
-    total.add_up();
+  }
+
+  void prepare_chunks(int task) const {
+    Workspace memory(Scratch::bytes());
+    Scratch scratch(memory);
+    ranges.each_chunk(task, [&](int64_t b, int64_t i, int64_t start, int steps) {
+      scratch.use(ranges, 0, b, i, start);
+      ranges.largest_of(b, i, start) = prepare(b, chunk_steps(scan, s, start, steps), steps, s.tile(i), scratch);
+    });
+  }
+
+  void finish_chunks(int task) const {
+    Workspace memory(Scratch::bytes());
+    Scratch scratch(memory);
+    const ChannelSums<T> sums = total.of_slice(ranges.steps_slice(task));
+    ranges.each_chunk(task, [&](int64_t b, int64_t i, int64_t start, int steps) {
+      scratch.use(ranges, 0, b, i, start);
+      for (int which = scan.z ? 0 : 1; which < 3; ++which) ranges.add_up(which, b, i, start, steps);
+      finish(b, chunk_steps(scan, s, start, steps), steps, s.tile(i), scratch, sums.D + i * kTile,
+             sums.bias + i * kTile);
+    });
   }
 
   void run_task(int task) const {
     constexpr int W = kLanes<T>;
-    const int slice = task / split.parts, part = task % split.parts;
+    const StateRange range = s.range(task % split.segments, split.segments);
+    const int part = task / split.segments % split.parts, slice = task / split.segments / split.parts;
     const int64_t first = bound(s.tiles, part, split.parts), end = bound(s.tiles, part + 1, split.parts);
-    const int64_t rows = kScanCheckpoint * kTile, size = s.tile_states(),
-                  row_states = kScanCheckpoint * s.padded_states;
+    const int64_t size = s.tile_states(), row_states = kScanCheckpoint * s.padded_states;
     Workspace memory(Parameters<T>::bytes(s, end - first) + Workspace::bytes<T>((end - first) * size) +
                      2 * Workspace::bytes<T>(row_states) + 2 * Workspace::bytes<T>(row_states * W) +
-                     Workspace::bytes<T>(kDecays<T>) + Workspace::bytes<T>(kDecays<T> + kChains<T> * W) +
-                     Workspace::bytes<T>(size) + 15 * Workspace::bytes<T>(rows));
+                     Workspace::bytes<T>(size) + Scratch::bytes());
     const Parameters<T> parameters(scan, s, first, end, memory);
     const ChannelSums<T> sums = total.of_slice(slice);
     T* adjoint = memory.take<T>((end - first) * size);
     T *B_buffer = memory.take<T>(row_states), *C_buffer = memory.take<T>(row_states);
     T *dB = memory.take<T>(row_states * W), *dC = memory.take<T>(row_states * W);
-    Scratch scratch;
-    scratch.decays = memory.take<T>(kDecays<T>);
-    scratch.states = memory.take<T>(kDecays<T> + kChains<T> * W);
     T* padded_checkpoint = memory.take<T>(size);
-    for (T** row : {&scratch.dt, &scratch.slope, &scratch.dtu, &scratch.g, &scratch.y, &scratch.dz, &scratch.lambda_B,
-                    &scratch.lambda_A, &scratch.in[0], &scratch.in[1], &scratch.in[2], &scratch.in[3], &scratch.out[0],
-                    &scratch.out[1], &scratch.out[2]})
-      *row = memory.take<T>(rows);
+    Scratch scratch(memory);
 
     const int64_t last = sequences.first(slice + 1, split.slices);
     for (int64_t index = sequences.first(slice, split.slices); index < last; ++index) {
@@ -66,7 +119,7 @@ struct Backward {
         else
           memset(lambda, 0, sizeof(T) * size);
       }
-      if (total.bias_per_sample())
+      if (total.bias_per_sample() && !ranges.used())
         for (int64_t i = first; i < end; ++i) memset(sums.bias + i * kTile, 0, sizeof(T) * kTile);
 
       for (int64_t chunk = sequence.chunks - 1; chunk >= 0; --chunk) {
@@ -79,8 +132,9 @@ struct Backward {
           if (i == first || tile.group != s.tile(i - 1).group) {
             if (!s.channel_B) B = stage_coefficients<T>(scan.B, s, b, tile.group, on.times, steps, B_buffer);
             if (!s.channel_C) C = stage_coefficients<T>(scan.C, s, b, tile.group, on.times, steps, C_buffer);
-            memset(dB, 0, sizeof(T) * steps * s.padded_states * W);
-            memset(dC, 0, sizeof(T) * steps * s.padded_states * W);
+            const int64_t from = range.first * steps * W, count = s.padded(range.end) * steps * W - from;
+            memset(dB + from, 0, sizeof(T) * count);
+            memset(dC + from, 0, sizeof(T) * count);
           }
           const T* checkpoint = static_cast<const T*>(scan.checkpoints.data) +
                                 ((sequence.checkpoint + chunk) * s.tiles + i) * s.states * kTile;
@@ -89,50 +143,46 @@ struct Backward {
             memcpy(padded_checkpoint, checkpoint, sizeof(T) * s.states * kTile);
             checkpoint = padded_checkpoint;
           }
-          run_tile(b, on, steps, tile, scratch, B, C, parameters, i, checkpoint, adjoint + (i - first) * size, dB, dC,
-                   sums);
+          T largest_dt;
+          if (ranges.used()) {
+            scratch.use(ranges, task % split.segments, b, i, start);
+            largest_dt = ranges.largest_within(b, i, start, steps);
+            for (T* row : {scratch.y, scratch.lambda_B, scratch.lambda_A})
+              if (range.first && (scan.z || row != scratch.y)) memset(row, 0, sizeof(T) * steps * kTile);
+          } else {
+            largest_dt = prepare(b, on, steps, tile, scratch);
+          }
+          run_tile(steps, largest_dt, range, scratch, B, C, parameters, i, checkpoint, adjoint + (i - first) * size, dB,
+                   dC, sums);
+          if (!ranges.used()) finish(b, on, steps, tile, scratch, sums.D + i * kTile, sums.bias + i * kTile);
           if (i + 1 == end || s.tile(i + 1).group != tile.group) {
             const auto row = [&](int64_t t) { return on.times[t]; };
-            total.collect_B(dB, steps, part, b, tile.group, row);
-            total.collect_C(dC, steps, part, b, tile.group, row);
+            total.collect_B(dB, range, steps, part, b, tile.group, row);
+            total.collect_C(dC, range, steps, part, b, tile.group, row);
           }
         }
       }
 
       for (int64_t i = first; i < end; ++i) {
         const Tile tile = s.tile(i);
-        if (scan.dinitial_state) unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, s, tile, index);
-        if (total.bias_per_sample())
+        if (scan.dinitial_state)
+          unpack_states<T>(adjoint + (i - first) * size, scan.dinitial_state, range, tile, index);
+        if (total.bias_per_sample() && !ranges.used())
           memcpy(static_cast<T*>(scan.ddelta_bias.data) + b * s.channels + tile.channel, sums.bias + i * kTile,
                  sizeof(T) * tile.channels);
       }
     }
   }
 
-  struct Scratch {  // rows of one tile and chunk
-    T *dt, *slope, *dtu, *g, *y, *dz, *lambda_B, *lambda_A, *in[4], *out[3], *decays, *states;
-  };
-
-  void run_tile(int64_t b, const ChunkSteps& on, int steps, const Tile& tile, const Scratch& scratch, Coefficients<T> B,
+  // The recurrence and its adjoint in a range of states of tile i.
+  void run_tile(int steps, T largest_dt, const StateRange& range, const Scratch& scratch, Coefficients<T> B,
                 Coefficients<T> C, const Parameters<T>& parameters, int64_t i, const T* checkpoint, T* adjoint, T* dB,
                 T* dC, const ChannelSums<T>& sums) const {
     constexpr int W = kLanes<T>;
-    const auto at = [&](const Tensor& x) { return plane(x, b, on.tokens).at(tile.channel, 0); };
-    const Rows<const T> u = read_rows<T>(at(scan.u), steps, tile.channels, scratch.in[0]);
-    const Rows<const T> delta =
-        read_rows<T>(plane(scan.delta, b, on.times).at(tile.channel, 0), steps, tile.channels, scratch.in[1]);
-    const Rows<const T> dout = read_rows<T>(at(scan.dout), steps, tile.channels, scratch.in[2]);
-    Rows<const T> z{nullptr, 0};
-    if (scan.z) z = read_rows<T>(at(scan.z), steps, tile.channels, scratch.in[3]);
-    alignas(64) T bias[kTile], D[kTile];
-    pack_channels<T>(scan.delta_bias, tile, bias, b);
-    pack_channels<T>(scan.D, tile, D);
-
-    const T largest_dt = prepare(steps, u, delta, dout, z, bias, D, scratch);
     const int64_t local = (i - parameters.first) * s.tile_states(), global = i * s.tile_states();
     const bool clamp = !(largest_dt * parameters.largest_A[i - parameters.first] < T(126));
     const AdjointRows<T> rows{scratch.dt, scratch.dtu, scratch.g, scratch.lambda_B, scratch.lambda_A};
-    for (int64_t n = 0; n < s.padded_states; n += kStates<T>) {
+    for (int64_t n = range.first; n < range.end; n += kStates<T>) {
       const int64_t in_tile = n * kTile;
       choose_clamp<T>(clamp, [&](auto clamped) {
         decay_block<T, clamped.value>(steps, scratch.dt, parameters.A + local + in_tile, scratch.decays);
@@ -154,12 +204,20 @@ struct Backward {
         });
       });
     }
-    finish(b, on, steps, tile, u, D, scratch, sums.D + i * kTile, sums.bias + i * kTile);
   }
 
-  T prepare(int steps, Rows<const T> u, Rows<const T> delta, Rows<const T> dout, Rows<const T> z, const T* bias,
-            const T* D, const Scratch& to) const {
+  // All that the recurrence and finish() read; returns the largest |dt|.
+  __attribute__((noinline)) T prepare(int64_t b, const ChunkSteps& on, int steps, const Tile& tile, Scratch to) const {
     constexpr int V = kVectors<T>, W = kLanes<T>;
+    const auto at = [&](const Tensor& x, const Steps& rows) { return plane(x, b, rows).at(tile.channel, 0); };
+    const Rows<const T> u = read_rows<T>(at(scan.u, on.tokens), steps, tile.channels, to.in[0]);
+    const Rows<const T> delta = read_rows<T>(at(scan.delta, on.times), steps, tile.channels, to.in[1]);
+    const Rows<const T> dout = read_rows<T>(at(scan.dout, on.tokens), steps, tile.channels, to.in[2]);
+    Rows<const T> z{nullptr, 0};
+    if (scan.z) z = read_rows<T>(at(scan.z, on.tokens), steps, tile.channels, to.in[3]);
+    alignas(64) T bias[kTile], D[kTile];
+    pack_channels<T>(scan.delta_bias, tile, bias, b);
+    pack_channels<T>(scan.D, tile, D);
     Vec<T> largest = splat(T(0));
     for (int t = 0; t < steps; ++t) {
       prefetch(u[t]);
@@ -193,16 +251,17 @@ struct Backward {
         store<T>(to.g + at, g);
       }
     }
-    T most = 0;
-    for (int i = 0; i < W; ++i) most = largest[i] > most ? largest[i] : most;
-    return most;
+    return largest_lane<T>(largest);
   }
 
   // du, ddelta, dz and the sums over time of dD and ddelta_bias.
-  void finish(int64_t b, const ChunkSteps& on, int steps, const Tile& tile, Rows<const T> u, const T* D,
-              const Scratch& from, T* dD, T* dbias) const {
+  __attribute__((noinline)) void finish(int64_t b, const ChunkSteps& on, int steps, const Tile& tile, Scratch from,
+                                        T* dD, T* dbias) const {
     constexpr int W = kLanes<T>;
     const auto at = [&](const Tensor& x, const Steps& rows) { return plane(x, b, rows).at(tile.channel, 0); };
+    alignas(64) T D[kTile];
+    pack_channels<T>(scan.D, tile, D);
+    const Rows<const T> u = read_rows<T>(at(scan.u, on.tokens), steps, tile.channels, from.in[0]);
     // With `add` the rows hold what was there before.
     const auto target = [&](const Tensor& x, const Steps& rows, bool add, T* buffer) {
       if (!x) return Rows<T>{buffer, kTile};

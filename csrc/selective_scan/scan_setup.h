@@ -14,6 +14,10 @@ struct Tile {
   int channels;
 };
 
+struct StateRange {
+  int64_t first, end;
+};
+
 template <class T>
 struct Sizes {
   int64_t batch, channels, length, states, padded_states, groups, group_channels, group_tiles, tiles;
@@ -23,7 +27,7 @@ struct Sizes {
   template <class Scan>  // a SelectiveScan, or one direction of several
   explicit Sizes(const Scan& s)
       : batch(s.u.shape[0]), channels(s.u.shape[1]), length(s.u.shape[2]), states(s.A.shape[1]) {
-    padded_states = (states + kStates<T> - 1) / kStates<T> * kStates<T>;
+    padded_states = padded(states);
     channel_B = s.B.rank == 2;
     channel_C = s.C.rank == 2;
     groups = 1;
@@ -42,6 +46,14 @@ struct Sizes {
     return {group, group * group_channels + inside, int(rest < kTile ? rest : kTile)};
   }
   int64_t tile_states() const { return padded_states * kTile; }
+
+  int64_t padded(int64_t n) const { return (n + kStates<T> - 1) / kStates<T> * kStates<T>; }
+  StateRange all_states() const { return {0, states}; }
+  // One of `count` ranges of the states: of whole blocks, but for the end.
+  StateRange range(int index, int count) const {
+    const int64_t blocks = padded_states / kStates<T>, end = bound(blocks, index + 1, count) * kStates<T>;
+    return {bound(blocks, index, count) * kStates<T>, end < states ? end : states};
+  }
 };
 
 template <class T>
@@ -63,12 +75,12 @@ TM_INLINE void pack_states(const Tensor& x, const Sizes<T>& sizes, const Tile& t
                  x.stride[r + 1], sizes, tile, to);
 }
 template <class T>
-TM_INLINE void unpack_states(const T* from, const Tensor& x, const Sizes<T>& sizes, const Tile& tile,
+TM_INLINE void unpack_states(const T* from, const Tensor& x, const StateRange& range, const Tile& tile,
                              int64_t batch = 0) {
   const int r = x.rank - 2;
   char* data =
       static_cast<char*>(x.data) + ((r ? batch * x.stride[0] : 0) + tile.channel * x.stride[r]) * item_size(x.dtype);
-  for (int64_t n = 0; n < sizes.states; ++n)
+  for (int64_t n = range.first; n < range.end; ++n)
     write<T>(from + n * kTile, data + n * x.stride[r + 1] * item_size(x.dtype), x.dtype, x.stride[r], tile.channels);
 }
 // (E) or one batch entry of (b, E), as [kTile]; zeros where x is not given.

@@ -34,10 +34,10 @@ struct ScanSums {
 
   ScanSums() = default;
   template <class Gradients>
-  ScanSums(const Sizes<T>& sizes, const Split& split, const Tensor& B, const Tensor& C, const Gradients& gradients)
+  ScanSums(const Sizes<T>& sizes, int slices, int parts, const Tensor& B, const Tensor& C, const Gradients& gradients)
       : s(sizes),
-        slices(split.slices),
-        parts(split.parts),
+        slices(slices),
+        parts(parts),
         dA(gradients.dA),
         dB(gradients.dB),
         dC(gradients.dC),
@@ -64,15 +64,30 @@ struct ScanSums {
   ChannelSums<T> of_slice(int slice) const { return {channel + slice * ChannelSums<T>::count(s), s}; }
   bool bias_per_sample() const { return dbias && dbias.shape[0] != 1; }
 
-  // Adds the lanes of partial sums ([states / kStates][steps][kStates][lanes]) to the rows of one batch entry and
-  // group; `row(t)` is the row of step t.
+  // Adds the lanes of partial sums ([states / kStates][steps][kStates][lanes]) to a range of the rows of one batch
+  // entry and group; `row(t)` is the row of step t.
   template <class Row>
-  void collect_B(const T* partial, int64_t steps, int part, int64_t batch, int64_t group, Row row) const {
-    if (B) collect(partial, steps, B_rows, B + ((part * s.batch + batch) * s.groups + group) * B_rows * s.states, row);
+  void collect_B(const T* partial, const StateRange& range, int64_t steps, int part, int64_t batch, int64_t group,
+                 Row row) const {
+    if (B) collect(partial, range, steps, B_rows, B + first_row(part, batch, group) * B_rows * s.states, row);
   }
   template <class Row>
-  void collect_C(const T* partial, int64_t steps, int part, int64_t batch, int64_t group, Row row) const {
-    if (C) collect(partial, steps, C_rows, C + ((part * s.batch + batch) * s.groups + group) * C_rows * s.states, row);
+  void collect_C(const T* partial, const StateRange& range, int64_t steps, int part, int64_t batch, int64_t group,
+                 Row row) const {
+    if (C) collect(partial, range, steps, C_rows, C + first_row(part, batch, group) * C_rows * s.states, row);
+  }
+
+  // dbias of each batch entry, whose sums are in `count` slices side by side.
+  void put_bias_per_sample(int count) const {
+    for (int64_t b = 0; b < s.batch; ++b)
+      for (int64_t i = 0; i < s.tiles; ++i) {
+        const Tile tile = s.tile(i);
+        T* to = static_cast<T*>(dbias.data) + b * s.channels + tile.channel;
+        for (int c = 0; c < tile.channels; ++c) {
+          to[c] = 0;
+          for (int64_t k = 0; k < count; ++k) to[c] += of_slice(int(b * count + k)).bias[i * kTile + c];
+        }
+      }
   }
 
   void add_up() const {
@@ -88,9 +103,9 @@ struct ScanSums {
       const auto put = [&](const Tensor& x, const T* from) {
         if (x) memcpy(static_cast<T*>(x.data) + tile.channel, from + i * kTile, sizeof(T) * tile.channels);
       };
-      if (dA) unpack_states<T>(sums.A + at, dA, s, tile);
-      if (dB && s.channel_B) unpack_states<T>(sums.B + at, dB, s, tile);
-      if (dC && s.channel_C) unpack_states<T>(sums.C + at, dC, s, tile);
+      if (dA) unpack_states<T>(sums.A + at, dA, s.all_states(), tile);
+      if (dB && s.channel_B) unpack_states<T>(sums.B + at, dB, s.all_states(), tile);
+      if (dC && s.channel_C) unpack_states<T>(sums.C + at, dC, s.all_states(), tile);
       put(dD, sums.D);
       if (!bias_per_sample()) put(dbias, sums.bias);
     }
@@ -108,22 +123,26 @@ struct ScanSums {
     }
   }
 
+  int64_t first_row(int part, int64_t batch, int64_t group) const {
+    return (part * s.batch + batch) * s.groups + group;
+  }
+
   template <class Row>
-  void collect(const T* partial, int64_t steps, int64_t rows, T* to, Row row_of) const {
+  void collect(const T* partial, StateRange range, int64_t steps, int64_t rows, T* to, Row row_of) const {
     constexpr int S = kStates<T>, W = kLanes<T>;
     for (int64_t t = 0; t < steps; ++t) {
       T* row = to + (rows == 1 ? 0 : row_of(t)) * s.states;
-      const auto lanes = [&](int64_t n) { return partial + ((n - n % S) * steps + t * S + n % S) * W; };
-      int64_t n = 0;
-      for (; n + W <= s.states; n += W) {
+      const auto lanes = [&](int64_t n, int k) { return partial + ((n + k / S * S) * steps + t * S + k % S) * W; };
+      int64_t n = range.first;
+      for (; n + W <= range.end; n += W) {
         Vec<T> r[W];
-        for (int k = 0; k < W; ++k) r[k] = load<T>(lanes(n + k));
+        for (int k = 0; k < W; ++k) r[k] = load<T>(lanes(n, k));
         transpose<T>(r);
         for (int half = W / 2; half > 0; half /= 2)
           for (int k = 0; k < half; ++k) r[k] += r[k + half];
         store<T>(row + n, load<T>(row + n) + r[0]);
       }
-      for (; n < s.states; ++n) row[n] += sum<T>(load<T>(lanes(n)));
+      for (int k = 0; n + k < range.end; ++k) row[n + k] += sum<T>(load<T>(lanes(n, k)));
     }
   }
 };
