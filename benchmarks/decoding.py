@@ -16,6 +16,17 @@ CALLS = 200
 Variant = Callable[..., Tensor]
 
 
+def both_results(variant: Variant, state: int) -> Variant:
+    """``variant`` on a copy of its input number ``state``, returning the output and what became of that."""
+
+    def run(*given: Tensor) -> Tensor:
+        copies = [t.clone() if i == state else t for i, t in enumerate(given)]
+        out = variant(*copies)
+        return torch.cat([out.flatten(), copies[state].flatten()])
+
+    return run
+
+
 def beside_peers(
     op: str,
     call: Variant,
@@ -38,14 +49,6 @@ def beside_peers(
         at_most: Target of the whole call, in microseconds.
     """
 
-    def both_results(variant: Variant) -> Variant:
-        def run(*given: Tensor) -> Tensor:
-            copies = [t.clone() if i == state else t for i, t in enumerate(given)]
-            out = variant(*copies)
-            return torch.cat([out.flatten(), copies[state].flatten()])
-
-        return run
-
     def reference(*given: Tensor) -> Tensor:
         return call(*given, backend="reference")
 
@@ -53,8 +56,8 @@ def beside_peers(
     found = variants.our_backends(call, inputs, measurements)
     ours = next(iter(found))
     found |= variants.peers(op, known, 1, False, measurements)
-    checked = {name: both_results(variant) for name, variant in found.items()}
-    right = variants.correct_ones(checked, both_results(reference), inputs, None, f"{case} {op}", measurements)
+    checked = {name: both_results(variant, state) for name, variant in found.items()}
+    right = variants.correct_ones(checked, both_results(reference, state), inputs, None, f"{case} {op}", measurements)
 
     def repeated(variant: Variant) -> Callable[[], None]:
         @torch.no_grad()

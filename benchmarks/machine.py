@@ -10,15 +10,17 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.chip import gpu_record
 from transmamba_kernels import native
 
 ROOT = Path(__file__).parents[1]
 
 
 def machine_record(rounds: int) -> dict[str, object]:
-    """Processor, threads, software, and the commit measured."""
+    """Processor, threads, software, the commit measured and, where there is one, the GPU."""
     module = native.load()
     return {
+        **(gpu_record() if torch.cuda.is_available() else {}),
         "cpu": _cpu_model(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "instruction_set": module.isa(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +17,10 @@ class Row:
         case: Shape and layout.
         figure: What the value is, for example ``"forward"`` or ``"peak memory"``.
         ours, peer: The two sides of the comparison.
-        value, unit: ``"x"``: the peer's cost over ours; ``"%"``: our share of the bound; ``"us"``: absolute.
+        value, unit: ``"x"``: the peer's cost over ours; ``"%"``: our share of the bound; ``"us"``, ``"MiB"``: absolute.
         target: What was set out to be reached, or None.
         at_most: The target is an upper bound.
+        device: ``"cpu"`` or ``"gpu"``: what it was measured on.
     """
 
     op: str
@@ -30,6 +32,7 @@ class Row:
     unit: str = "x"
     target: float | None = None
     at_most: bool = False
+    device: str = "cpu"
 
     @property
     def verdict(self) -> str:
@@ -66,10 +69,13 @@ class Measurements:
     def lines(self) -> list[str]:
         """The tables, one per op, and what is missing from them."""
         lines = []
-        for op in dict.fromkeys(row.op for row in self.rows):
-            table = [COLUMNS, *(row.cells() for row in self.rows if row.op == op)]
+        for op, device in dict.fromkeys((row.op, row.device) for row in self.rows):
+            table = [COLUMNS, *(row.cells() for row in self.rows if (row.op, row.device) == (op, device))]
             widths = [max(len(cells[i]) for cells in table) for i in range(len(COLUMNS))]
-            lines += ["", f"{op}: cost of what stands beside over ours, medians of interleaved rounds"]
+            lines += [
+                "",
+                f"{op}, {device}: cost of what stands beside over ours, medians of interleaved rounds",
+            ]
             lines += ["  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in table]
         return lines + [f"left out: {what}: {reason}" for what, reason in sorted(self.left_out.items())]
 
@@ -84,7 +90,7 @@ class Measurements:
         path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def load(path: Path) -> tuple[dict[str, str], list[Row]]:
+def load(path: Path) -> tuple[dict[str, Any], list[Row]]:
     """Read back the machine and the rows that :meth:`Measurements.save` wrote."""
     record = json.loads(path.read_text())
     return record["machine"], [Row(**row) for row in record["rows"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from torch import Tensor
 
@@ -15,10 +15,14 @@ from transmamba_kernels.backends import availability
 Variant = Callable[..., Tensor]
 
 
-def our_backends(call: Variant, inputs: Sequence[Tensor], measurements: Measurements) -> dict[str, Variant]:
-    """``call`` bound to every backend that serves ``inputs``, best first; the others' reasons are noted."""
+def our_backends(
+    call: Variant, inputs: Sequence[Tensor], measurements: Measurements, among: Collection[str] | None = None
+) -> dict[str, Variant]:
+    """``call`` bound to the backends (``among`` these) that serve ``inputs``, best first; others' reasons are noted."""
     found: dict[str, Variant] = {}
     for name, problem in availability().items():
+        if among is not None and name not in among:
+            continue
         if problem is not None:
             measurements.leave_out(name, problem)
             continue

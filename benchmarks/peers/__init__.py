@@ -19,6 +19,7 @@ class Peer(NamedTuple):
         needs: The package it wraps, or None.
         install: How to get that package.
         trains_up_to: The longest sequence it is trained on here; its backward is quadratic in the length.
+        contiguous: It is given channel-first inputs, which it would make itself otherwise.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Peer(NamedTuple):
     needs: str | None = None
     install: str = ""
     trains_up_to: int | None = None
+    contiguous: bool = False
 
     def load(self, op: str) -> Callable[..., Tensor]:
         """Return the function.
@@ -51,3 +53,18 @@ STATE_UPDATE = (Peer("torch", "torch_step"), Peer("transformers", "transformers_
 CONV_STATE_UPDATE = STATE_UPDATE
 BIDIRECTIONAL_SCAN = (Peer("two scans, flips", "flipped_scans"),)
 MULTI_SCAN = (Peer("four scans, copies", "permuted_scans"),)
+
+# On a GPU. Both packages compile CUDA code when they are installed; mamba_ssm its scan only if asked to.
+_FORCED = "MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba_ssm"
+_MAMBA_SSM = Peer("mamba_ssm", "mamba_ssm_package", "mamba_ssm", _FORCED, contiguous=True)
+_FORCED = "CAUSAL_CONV1D_FORCE_BUILD=TRUE pip install --no-build-isolation --no-deps causal_conv1d"
+_CAUSAL_CONV1D = Peer("causal_conv1d", "causal_conv1d_package", "causal_conv1d", _FORCED)
+GPU = {
+    "selective_scan": (_MAMBA_SSM,),
+    "bidirectional_scan": (_MAMBA_SSM._replace(name="two of mamba_ssm, flips"),),
+    "multi_scan": (),
+    "cross_mamba": (),
+    "causal_conv1d": (_CAUSAL_CONV1D,),
+    "state_update": (_MAMBA_SSM,),
+    "conv_state_update": (_CAUSAL_CONV1D,),
+}
