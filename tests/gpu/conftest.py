@@ -1,5 +1,6 @@
 """Where the kernels for GPUs are tested: on a GPU, and without one on the CPU, emulated or interpreted."""
 
+import importlib
 import zlib
 from typing import NamedTuple
 
@@ -41,4 +42,6 @@ def target(request, monkeypatch):
         pytest.skip(f"{found.backend} {problem}")
     if found.backend == "triton" and backends._triton_device_type() != found.device:
         pytest.skip("runs where there is no GPU" if found.device == "cpu" else "TRITON_INTERPRET=1 is set")
+    if request.param == "triton interpreted":
+        importlib.import_module("tests.gpu.interpreter").skip_repeated_patches(monkeypatch)
     return found
