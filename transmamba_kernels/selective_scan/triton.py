@@ -173,6 +173,6 @@ def _kind(M: Tensor, length: int) -> str:
 
 def _coefficients(M: Tensor, kind: str) -> Coefficients:
     if kind == "channel":
-        return Coefficients(M, 0, 0, *M.stride(), 0)
+        return Coefficients(M, 0, 0, M.stride(0), M.stride(1), 0)
     group = M.stride(1) if M.dim() == 4 and M.shape[1] > 1 else 0
     return Coefficients(M, M.stride(0), group, 0, M.stride(-2), M.stride(-1) if kind == "time" else 0)
