@@ -22,8 +22,8 @@
 // Computed in float32, or in float64 when u is float64. Memory beyond the outputs: the checkpoints of a training step
 // (one state every kScanCheckpoint steps) and, per thread, a few tiles and one row of dA; where tiles are too few for
 // the threads and these share the states (state_ranges.h), 4 to 6 times u forward and 11 to 17 times u backward. Every
-// sum is taken in an order that depends on the shapes, the offsets and the thread count alone: results are bit-identical
-// from run to run.
+// sum is taken in an order that depends on the shapes, the offsets and the thread count alone: results are
+// bit-identical from run to run.
 #pragma once
 #include "core/isa.h"
 #include "core/tensor.h"
