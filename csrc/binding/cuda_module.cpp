@@ -46,7 +46,6 @@ PYBIND11_MODULE(TRANSMAMBA_CUDA_MODULE, m) {
       },
       "Names of the CUDA devices, and why there is none.");
 
-  m.attr("causal_conv1d_max_width") = kConvMaxWidth;
   m.def("causal_conv1d_parts", &causal_conv1d_parts);
   m.def("causal_conv1d_forward",
         [](Tensor x, Tensor weight, Tensor bias, Tensor initial_state, Tensor offsets, bool silu, bool reverse,

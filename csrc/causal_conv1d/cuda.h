@@ -1,15 +1,14 @@
 // Depthwise causal convolution on a GPU. The mathematics and the shapes are those of causal_conv1d.h, sums are float32.
 //
-// Every tensor may have any strides and a dtype of its own: float32, bfloat16 or float16. Memory beyond the outputs:
-// `partial`, which backward needs where dweight or dbias is wanted. Sums are taken in an order that depends on the
-// shapes alone: results are bit-identical from run to run.
+// Every tensor may have any strides and a dtype of its own: float32, bfloat16 or float16. W is 64 at most: a tile and
+// the filters have to find room in shared memory. Memory beyond the outputs: `partial`, which backward needs where
+// dweight or dbias is wanted. Sums are taken in an order that depends on the shapes alone: every run gives the same
+// bits.
 #pragma once
 #include "core/stream.h"
 #include "core/tensor.h"
 
 namespace transmamba::cuda {
-
-constexpr int kConvMaxWidth = 64;
 
 struct CausalConv1d {
   Tensor x, weight, bias, initial_state;

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "cuda_emulation"
+SANITIZE = os.environ.get("TRANSMAMBA_SANITIZE", "")  # address,undefined: as for the CPU kernels, see .ci/sanitize
+BUILD = ROOT / "build" / ("sanitize/cuda_emulation" if SANITIZE else "cuda_emulation")
 SCHEDULES = ("in order", "reverse", "shuffled")
 
 
@@ -45,9 +46,9 @@ def load(name: str = "_native_cuda_emulated") -> ModuleType:
             "-DCMAKE_BUILD_TYPE=Debug",
             "-DTRANSMAMBA_CUDA=OFF",
             "-DTRANSMAMBA_EMULATE_CUDA=ON",
-            f"-DTRANSMAMBA_SANITIZE={os.environ.get('TRANSMAMBA_SANITIZE', '')}",
+            f"-DTRANSMAMBA_SANITIZE={SANITIZE}",
         )
-        _run(command, "--build", str(BUILD), "--target", name)
+        _run(command, "--build", str(BUILD), "--target", name, "--parallel", str(os.cpu_count() or 1))
     (path,) = BUILD.glob(f"{name}*.so")
     loader = ExtensionFileLoader(name, str(path))
     module = module_from_spec(spec_from_loader(name, loader))
@@ -62,6 +63,7 @@ def use_schedule(module: ModuleType, name: str, seed: int = 0) -> None:
 
 
 def _run(*command: str) -> None:
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    plain = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # compilers leak, and slowly
+    result = subprocess.run(command, env=plain, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)} fails:\n{result.stdout[-8000:]}")

@@ -27,7 +27,7 @@ def test_widths(target, width, d_inner):
     check(target, make_inputs(2, d_inner, 9, width))
 
 
-@pytest.mark.parametrize("shape", [(2, 40, 197, 4), (1, 3, 40, 17), (3, 33, 1, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 40, 197, 4), (1, 3, 40, 9), (3, 33, 1, 5)], ids=str)
 @pytest.mark.parametrize("layout", ["channel_last", "channel_first"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_shapes(target, shape, layout, reverse):
@@ -90,6 +90,12 @@ def test_gradients_that_are_not_needed_are_not_computed(target, name):
         assert all(t.grad is None for other, t in inputs.items() if other != name)
         results.append(inputs[name].grad.cpu())
     assert_close(results[0], results[1].double(), torch.float32, name)
+
+
+def test_the_widest_filter(target):
+    if target.backend == "triton":
+        pytest.skip("has no limit, and takes long in the interpreter")
+    check(target, make_inputs(1, 2, 70, 64))
 
 
 def test_a_block_takes_many_tiles(target):

@@ -16,9 +16,16 @@ _INPUTS = (
     "str backend, bool silu, bool reverse"
 )
 
+_GPU_WIDTH = 64  # whose tiles find room in shared memory
+
 
 def _refuses(names, tensors) -> str | None:
-    return "takes no empty input" if tensors[0].numel() == 0 else None
+    x, weight = tensors[:2]
+    if x.numel() == 0:
+        return "takes no empty input"
+    if weight.shape[1] > _GPU_WIDTH and not x.is_cpu:
+        return f"takes filters of at most {_GPU_WIDTH} weights on a GPU, these have {weight.shape[1]}"
+    return None
 
 
 _backends = Backends("causal_conv1d", _NAMES, _refuses)
