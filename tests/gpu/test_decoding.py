@@ -1,4 +1,4 @@
-"""The decoding step of a layer, and its two ops in a CUDA graph."""
+"""The decoding step of a layer, a language model, and the two ops of a step in a CUDA graph."""
 
 import copy
 
@@ -11,6 +11,7 @@ from tests.transmamba_kernels.conv_state_update import cases as conv
 from tests.transmamba_kernels.sequences import on
 from tests.transmamba_kernels.state_update import cases as ssm
 from transmamba.layers.mamba import Mamba
+from transmamba.models.language import MambaLM, MambaLMConfig
 from transmamba_kernels import backends, conv_state_update, state_update
 
 pytestmark = pytest.mark.usefixtures("poison")
@@ -30,6 +31,15 @@ def test_a_layer_steps(target, d_state, monkeypatch):
         assert_close(found.cpu(), wanted, torch.float32, "out")
     for found, wanted in zip(actual, expected, strict=True):
         assert_close(found.cpu(), wanted, torch.float32, "state")
+
+
+def test_a_model_generates(target, monkeypatch):
+    oracle = MambaLM(MambaLMConfig(vocab_size=40, d_model=12, depth=2)).double()
+    model = copy.deepcopy(oracle).to(target.device, torch.float32)
+    prompt = torch.randint(40, (2, 5))
+    expected = oracle.generate(prompt, 4)
+    monkeypatch.setattr(backends, "COMPILED", tuple(b for b in backends.COMPILED if b.name == target.backend))
+    assert torch.equal(model.generate(prompt.to(target.device), 4).cpu(), expected)
 
 
 @pytest.mark.parametrize("target", ON_A_GPU, indirect=True)
