@@ -26,6 +26,7 @@ def test_public_names():
 def test_a_missing_module_explains_itself_on_first_use(monkeypatch):
     monkeypatch.setattr(native, "module", None)
     monkeypatch.setattr(native, "problem", "is missing: the compiled module does not load (gone)")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # or Triton would take tensors on the CPU
     rows = Backends("some_op", ["u"], lambda names, tensors: None)
     tensors = [torch.zeros(1)]
     with pytest.warns(RuntimeWarning, match=r"some_op runs on its slow reference.*cpp is missing.*gone"):
