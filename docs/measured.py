@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.rows import Row, load
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = ROOT / "docs" / "figures.md"
+GPU = ROOT / "docs" / "gpu_kernels.md"
 RESULTS = ROOT / "benchmarks" / "results"
 ADAPTATION = "adapt_digits"  # a table of its own; every other section is named after an op, or for all of them:
 TARGETS = "targets"  # everything that was set out to be reached
 BESIDE_OTHERS = "beside others"  # of that, what compares with other libraries
 OPENS, CLOSES = "<!-- measured: {section} -->\n", "<!-- end of measured -->"
 NOTHING = "Nothing is measured yet; `make bench` measures this machine.\n"
-
-
+ON_A_GPU = " on a GPU"  # behind a section's name: of the same, what was measured there
+NOTHING_ON_A_GPU = "Not yet measured; `make gpu` measures a machine with a GPU.\n"
 _OURS = ("1 thread", "2 threads", "copy")  # of what stands beside ours, no library
 
 
@@ -40,7 +42,8 @@ def fill(page: str, section: str, results: Path = RESULTS) -> str:
     """Return ``page`` with the tables of ``section`` between its markers."""
     before, rest = page.split(OPENS.format(section=section))
     _, after = rest.split(CLOSES, 1)
-    return before + OPENS.format(section=section) + (_text(section, results) or NOTHING) + CLOSES + after
+    nothing = NOTHING_ON_A_GPU if section.endswith(ON_A_GPU) else NOTHING
+    return before + OPENS.format(section=section) + (_text(section, results) or nothing) + CLOSES + after
 
 
 def _text(section: str, results: Path) -> str:
@@ -74,7 +77,9 @@ def _adaptation(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(section: str, machine: dict[str, str], rows: list[Row]) -> str:
+def _table(section: str, machine: dict[str, Any], rows: list[Row]) -> str:
+    device = "gpu" if section.endswith(ON_A_GPU) else "cpu"
+    section, rows = section.removesuffix(ON_A_GPU), [row for row in rows if row.device == device]
     overview = section in (TARGETS, BESIDE_OTHERS)
     if section == BESIDE_OTHERS:
         rows = [row for row in rows if row.target and not row.at_most and row.unit == "x" and row.peer not in _OURS]
@@ -84,8 +89,8 @@ def _table(section: str, machine: dict[str, str], rows: list[Row]) -> str:
         return ""
     changed = " with uncommitted changes" if machine["uncommitted_changes"] else ""
     lines = [
-        f"Measured {machine['date']} at commit `{machine['commit']}`{changed}: {machine['cpu']}, "
-        f"{machine['instruction_set']}, torch {machine['torch']}, {machine['rounds']} interleaved rounds.",
+        f"Measured {machine['date']} at commit `{machine['commit']}`{changed}: {_on(machine, device)}, "
+        f"torch {machine['torch']}, {machine['rounds']} interleaved rounds.",
         "",
         f"|{' op |' * overview} case | figure | ours | beside | value | target | |",
         f"|{'---|' * overview}---|---|---|---|---|---|---|",
@@ -94,14 +99,22 @@ def _table(section: str, machine: dict[str, str], rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _on(machine: dict[str, Any], device: str) -> str:
+    if device == "cpu":
+        return f"{machine['cpu']}, {machine['instruction_set']}"
+    peers = "".join(f", {name} {version}" for name, version in machine["peers"].items())
+    return (
+        f"{machine['gpu']} (driver {machine['driver']}, at most {machine['clocks']['max.sm']}), CUDA {machine['cuda']}, "
+        f"nvcc {machine['nvcc']}, Triton {machine['triton']}{peers}"
+    )
+
+
 def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
-    for page, sections in {
-        README: [ADAPTATION, BESIDE_OTHERS],
-        FIGURES: [TARGETS],
-        **{page_of(op): [op] for op in ops()},
-    }.items():
+    pages = {README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU], FIGURES: [TARGETS]}
+    pages |= {GPU: [op + ON_A_GPU for op in ops()], **{page_of(op): [op] for op in ops()}}
+    for page, sections in pages.items():
         old = new = page.read_text()
         for section in sections:
             new = fill(new, section)

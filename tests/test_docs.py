@@ -23,6 +23,8 @@ MACHINE = {
     "uncommitted_changes": False,
     "date": "2000-01-01",
 }
+A_GPU = {"gpu": "A GPU", "driver": "580", "clocks": {"max.sm": "1980 MHz"}, "cuda": "13.0", "nvcc": "13.0.1"}
+A_GPU |= {"triton": "3", "peers": {"mamba_ssm": "2.3"}}
 FAST = Row("an_op", "(1, 2)", "forward", "cpp", "torch_loop", 40.125, target=32)
 SLOW = dataclasses.replace(FAST, value=10.0)
 
@@ -85,6 +87,24 @@ def test_the_overview_has_what_has_a_target(tmp_path):
     assert "| an_op | (1, 2) | forward | cpp | torch_loop | 40.1 x | >= 32 x | met |" in page
     assert "| other | (1, 2) |" in page
     assert "no_target" not in page
+
+
+def test_a_gpu_has_tables_of_its_own(tmp_path):
+    found = Measurements()
+    for row in (FAST, dataclasses.replace(FAST, peer="mamba_ssm", target=5, device="gpu")):
+        found.add(row)
+    sections = ("an_op", "an_op on a GPU", "beside others on a GPU")
+    for section in sections[1:]:
+        assert "Not yet measured" in measured.fill(_page(section), section, tmp_path)
+    found.save(tmp_path / "a_gpu.json", {**MACHINE, **A_GPU})
+    cpu, gpu, beside = (measured.fill(_page(section), section, tmp_path) for section in sections)
+    assert "a processor, some, torch 2" in cpu
+    assert "mamba_ssm" not in cpu
+    machine = "A GPU (driver 580, at most 1980 MHz), CUDA 13.0, nvcc 13.0.1, Triton 3, mamba_ssm 2.3, torch 2"
+    assert f"commit `0123456789ab`: {machine}, 3 interleaved rounds" in gpu
+    assert "| (1, 2) | forward | cpp | mamba_ssm | 40.1 x | >= 5 x | met |" in gpu
+    assert "torch_loop" not in gpu
+    assert "| an_op | (1, 2) | forward | cpp | mamba_ssm |" in beside
 
 
 def test_the_adaptation_is_a_table_of_its_own(tmp_path):

@@ -67,7 +67,7 @@ def interleave(
         rounds: Turns.
         stopwatch: Returns the seconds of all calls together; see :class:`Stopwatch`.
     """
-    host = {name: _host_seconds(calls, stopwatch) for name, calls in variants.items()}
+    host = {name: host_seconds(calls, stopwatch) for name, calls in variants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
 
     def turn() -> None:
@@ -84,7 +84,7 @@ def interleave(
     return medians
 
 
-def _host_seconds(calls: Sequence[Call], stopwatch) -> float:
+def host_seconds(calls: Sequence[Call], stopwatch) -> float:
     """What the host needs for the calls once everything is compiled and loaded, which the first turn sees to."""
     for call in calls:
         call()
@@ -102,5 +102,5 @@ def copy_bandwidth(stopwatch, device: str, size: int = 2**31) -> float:
     there = torch.empty(size, dtype=torch.uint8, device=device).random_()
     copy = torch.empty_like(there)
     calls = [lambda: copy.copy_(there)]
-    host = _host_seconds(calls, stopwatch)
+    host = host_seconds(calls, stopwatch)
     return 2 * size / statistics.median(stopwatch(calls, host) for _ in range(15))
