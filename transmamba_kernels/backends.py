@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from torch import Tensor
 from transmamba_kernels import native
 
 Tensors = Sequence["Tensor | None"]
+Refuses = Callable[[Sequence[str], Tensors], "str | None"]
 
 
 class Backend(NamedTuple):
@@ -33,7 +34,7 @@ class Backend(NamedTuple):
 
     name: str
     problem: Callable[[], str | None]
-    refuses: Callable[[Sequence[str], Tensors], str | None]
+    refuses: Refuses
 
 
 def _cpp_problem() -> str | None:
@@ -84,10 +85,12 @@ def _triton_refuses(names: Sequence[str], tensors: Tensors) -> str | None:
 
 
 def _gpu_refuses(device_type: str, names: Sequence[str], tensors: Tensors) -> str | None:
+    first = tensors[0]
+    assert first is not None
+    if first.device.type != device_type:
+        where = "a GPU" if device_type == "cuda" else "the CPU, in emulation"
+        return f"runs on {where}, {names[0]} is on {first.device}"
     for name, tensor in zip(names, tensors, strict=True):
-        if tensor is not None and tensor.device.type != device_type:
-            where = "a GPU" if device_type == "cuda" else "the CPU, in emulation"
-            return f"runs on {where}, {name} is on {tensor.device}"
         if tensor is not None and tensor.dtype == torch.float64:
             return f"takes float32, bfloat16 and float16, {name} is float64"
     return None
@@ -106,13 +109,15 @@ class Backends:
         op: Its name, for messages.
         tensors: Names of its tensors, in the order in which they are passed to :meth:`choose`.
         refuses: Why no compiled kernel of this op serves its tensors, asked before a backend is; or None when one may.
+        limits: The same for the kernels of single backends, by their names.
     """
 
-    def __init__(self, op: str, tensors: Sequence[str], refuses: Callable[[Sequence[str], Tensors], str | None]):
+    def __init__(self, op: str, tensors: Sequence[str], refuses: Refuses, limits: Mapping[str, Refuses] | None = None):
         self.op = op
         self.tensors = tuple(tensors)
         self.names = (*(row.name for row in COMPILED), "reference")
         self._refuses = refuses
+        self._limits = limits or {}
         self._told = False
 
     def choose(self, wanted: str | None, tensors: Tensors) -> str:
@@ -128,17 +133,23 @@ class Backends:
         if wanted is None:
             if reason is None:
                 for row in COMPILED:
-                    if row.refuses(self.tensors, tensors) is None:
+                    if self._reason(row, tensors) is None:
                         return row.name
                 self._tell(tensors)
             return "reference"
         if wanted == "reference":
             return wanted
         row = COMPILED[self.names.index(wanted)]
-        reason = reason or row.refuses(self.tensors, tensors)
+        reason = reason or self._reason(row, tensors)
         if reason is not None:
             raise NotImplementedError(f"backend {wanted!r} cannot run {self.op} here: it {reason}")
         return wanted
+
+    def _reason(self, row: Backend, tensors: Tensors) -> str | None:
+        reason = row.refuses(self.tensors, tensors)
+        if reason is None and row.name in self._limits:
+            reason = self._limits[row.name](self.tensors, tensors)
+        return reason
 
     def run(self, function: str, behind: int) -> Callable[..., Any]:
         """Return ``function`` of whichever backend's module a call names.

@@ -96,6 +96,8 @@ def test_the_widest_filter(target):
     if target.backend == "triton":
         pytest.skip("has no limit, and takes long in the interpreter")
     check(target, make_inputs(1, 2, 70, 64))
+    with pytest.raises(NotImplementedError, match="takes filters of at most 64 weights, these have 65"):
+        run(make_inputs(1, 2, 3, 65), target.backend, device=target.device)
 
 
 def test_a_block_takes_many_tiles(target):
