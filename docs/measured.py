@@ -104,8 +104,8 @@ def _on(machine: dict[str, Any], device: str) -> str:
         return f"{machine['cpu']}, {machine['instruction_set']}"
     peers = "".join(f", {name} {version}" for name, version in machine["peers"].items())
     return (
-        f"{machine['gpu']} (driver {machine['driver']}, at most {machine['clocks']['max.sm']}), CUDA {machine['cuda']}, "
-        f"nvcc {machine['nvcc']}, Triton {machine['triton']}{peers}"
+        f"{machine['gpu']} (driver {machine['driver']}, at most {machine['clocks']['max.sm']}), "
+        f"CUDA {machine['cuda']}, nvcc {machine['nvcc']}, Triton {machine['triton']}{peers}"
     )
 
 
