@@ -1,7 +1,7 @@
 PYTHON ?= python
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help install test sanitize lint bench docs
+.PHONY: help install test sanitize lint bench gpu docs
 help:  ## Show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 15
 
@@ -18,8 +18,11 @@ lint:  ## Check style, types and spelling
 	.ci/lint
 
 bench:  ## Measure this machine: ratios to benchmarks/results/cpu.json, then into docs/
-	$(PYTHON) -m pytest benchmarks/ --benchmark-only --benchmark-columns=min,median,rounds --results benchmarks/results/cpu.json
+	$(PYTHON) -m pytest benchmarks/ --ignore=benchmarks/gpu --benchmark-only --benchmark-columns=min,median,rounds --results benchmarks/results/cpu.json
 	$(PYTHON) -m docs.measured
+
+gpu:  ## Build for the GPU at hand, test on it and measure it, into docs/; PEERS=folder compiles others' sources first
+	PYTHON=$(PYTHON) benchmarks/gpu/run; status=$$?; $(PYTHON) -m docs.measured; exit $$status
 
 docs:  ## Write the measured tables of docs/ from benchmarks/results/
 	$(PYTHON) -m docs.measured

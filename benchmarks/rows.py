@@ -17,7 +17,7 @@ class Row:
         case: Shape and layout.
         figure: What the value is, for example ``"forward"`` or ``"peak memory"``.
         ours, peer: The two sides of the comparison.
-        value, unit: ``"x"``: the peer's cost over ours; ``"%"``: our share of the bound; ``"us"``, ``"MiB"``: absolute.
+        value, unit: ``"x"``: the peer's cost over ours; ``"%"``: our share of the bound; others are absolute.
         target: What was set out to be reached, or None.
         at_most: The target is an upper bound.
         device: ``"cpu"`` or ``"gpu"``: what it was measured on.

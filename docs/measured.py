@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import floors
+from benchmarks.gpu.chip import H200
+from benchmarks.gpu.test_selective_scan import TARGETS as GPU_TARGETS
 from benchmarks.rows import Row, load
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +26,7 @@ TARGETS = "targets"  # everything that was set out to be reached
 BESIDE_OTHERS = "beside others"  # of that, what compares with other libraries
 OPENS, CLOSES = "<!-- measured: {section} -->\n", "<!-- end of measured -->"
 NOTHING = "Nothing is measured yet; `make bench` measures this machine.\n"
+FLOORS = "floors"  # computed, of the shapes that have targets on a GPU
 ON_A_GPU = " on a GPU"  # behind a section's name: of the same, what was measured there
 NOTHING_ON_A_GPU = "Not yet measured; `make gpu` measures a machine with a GPU.\n"
 _OURS = ("1 thread", "2 threads", "copy")  # of what stands beside ours, no library
@@ -47,11 +51,32 @@ def fill(page: str, section: str, results: Path = RESULTS) -> str:
 
 
 def _text(section: str, results: Path) -> str:
+    if section == FLOORS:
+        return _floors()
     adaptation = results / f"{ADAPTATION}.json"
     if section == ADAPTATION:
         return _adaptation(json.loads(adaptation.read_text())) if adaptation.exists() else ""
     speeds = sorted(set(results.glob("*.json")) - {adaptation})
     return "\n".join(table for path in speeds if (table := _table(section, *load(path))))
+
+
+def _floors() -> str:
+    lines = [
+        "| (batch, d_inner, length, d_state) | exponentials | bytes, forward | moved in | forward | backward |",
+        "|---|---|---|---|---|---|",
+    ]
+    for shape in dict.fromkeys(shape for shape, _ in GPU_TARGETS):
+        forward, backward = floors.scan_forward(shape), floors.scan_backward(shape)
+        lines.append(
+            f"| {shape} | {forward.special / 1e6:.0f} M | {forward.bytes / 1e6:.0f} MB "
+            f"| {1e6 * forward.bytes / H200.bandwidth:.3g} us | {_time(forward)} | {_time(backward)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _time(work: floors.Work) -> str:
+    found = work.floor(H200)
+    return f"{1e6 * found.seconds:.3g} us ({found.unit})"
 
 
 def _adaptation(content: dict) -> str:
@@ -113,7 +138,7 @@ def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
     pages = {README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU], FIGURES: [TARGETS]}
-    pages |= {GPU: [op + ON_A_GPU for op in ops()], **{page_of(op): [op] for op in ops()}}
+    pages |= {GPU: [FLOORS, *(op + ON_A_GPU for op in ops())], **{page_of(op): [op] for op in ops()}}
     for page, sections in pages.items():
         old = new = page.read_text()
         for section in sections:

@@ -54,6 +54,11 @@ def test_every_op_has_a_place_for_measurements():
     assert measured.ops() == sorted(OPS)
 
 
+def test_every_op_has_a_place_for_measurements_on_a_gpu():
+    page = measured.GPU.read_text()
+    assert [op for op in OPS if measured.OPENS.format(section=op + measured.ON_A_GPU) not in page] == []
+
+
 def test_tables_are_the_measurements():
     assert measured.main(check=True) == 0, "run `make docs`"
 

@@ -41,6 +41,9 @@ class Chip(NamedTuple):
         return LANES_PER_CLOCK * self.multiprocessors * self.clock
 
 
+H200 = Chip(132, 1.98e9, 4.3e12)  # the one that the kernels are designed for; a copy has reached this bandwidth
+
+
 def highest_clock() -> float:
     """The multiprocessors' clock at most, in Hz.
 

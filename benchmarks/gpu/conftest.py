@@ -10,6 +10,7 @@ import torch
 from benchmarks.gpu.beside import Bench, threads_for_checks
 from benchmarks.gpu.chip import Chip, highest_clock
 from benchmarks.gpu.stopwatch import Stopwatch, copy_bandwidth
+from benchmarks.rows import Row
 
 GUESSED_CLOCK = 2e9  # only to wait for the host, where the clock is not known
 
@@ -46,7 +47,12 @@ def _one_thread(_gpu):
 @pytest.fixture
 def bench(_gpu, benchmark, measurements, rounds) -> Bench:
     chip, stopwatch, problem = _gpu
-    if problem:
+    if chip is None:
         measurements.leave_out("floors", problem)
+    elif not any(row.op == "memory" for row in measurements.rows):
+        bandwidth = 1e-12 * chip.bandwidth
+        measurements.add(
+            Row("memory", "2 GiB", "copy, read and written", "torch", "-", bandwidth, "TB/s", device="gpu")
+        )
     cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
     return Bench("cuda", chip, cache, stopwatch, benchmark, measurements, rounds)

@@ -6,17 +6,25 @@ import pytest
 import torch
 
 from benchmarks import variants
-from benchmarks.gpu import beside, floors, test_causal_conv1d, test_decoding, test_directions, test_selective_scan
+from benchmarks.gpu import (
+    beside,
+    floors,
+    parts,
+    summary,
+    test_causal_conv1d,
+    test_decoding,
+    test_directions,
+    test_selective_scan,
+)
 from benchmarks.gpu.beside import FLOOR, Bench
-from benchmarks.gpu.chip import Chip, gpu_record
+from benchmarks.gpu.chip import H200, gpu_record
 from benchmarks.gpu.stopwatch import interleave, sets_needed
 from benchmarks.peers import GPU as PEERS
 from benchmarks.peers import Peer
-from benchmarks.rows import Measurements
+from benchmarks.rows import Measurements, Row
 from tests.test_architecture import OPS
 from transmamba_kernels import scan_orders
 
-H200 = Chip(132, 1.98e9, 4.3e12)
 SHAPE = (2, 6, 9, 3)
 
 
@@ -222,6 +230,31 @@ def test_every_op_has_peers_or_none():
             if importlib.util.find_spec(peer.needs) is None:
                 with pytest.raises(ImportError, match="BUILD=TRUE pip install"):
                     peer.load(op)
+
+
+def test_parts_of_a_scan():
+    found = parts.microseconds([SHAPE], FakeStopwatch(), "cpu", "cpp")
+    assert list(found) == [f"{SHAPE} {part}" for part in parts.PARTS]
+    assert all(value > 0 for value in found.values())
+
+
+def test_a_copy_has_multiplications_for_exponentials(tmp_path):
+    parts.copy_with_multiplications(tmp_path / "copy")
+    text = (tmp_path / "copy" / "csrc" / "core" / "device.cuh").read_text()
+    assert parts.MULTIPLICATION in text
+    assert "exp2f" not in text.split("// -- lanes")[0].split("float exp2(float x)")[1]
+    assert not list((tmp_path / "copy").rglob("*.so"))
+    assert (tmp_path / "copy" / "setup.py").exists()
+
+
+def test_a_summary_has_times_and_targets(tmp_path):
+    given = bench()
+    beside.add_rows(given, "an_op", "a shape", "forward", {"cuda": 1e-3}, ["cuda"], floors.Work(4.3e9), {FLOOR: 1.3})
+    given.measurements.add(Row("an_op", "a shape", "forward", "cpp", "torch", 2.0))
+    given.measurements.save(tmp_path / "a_gpu.json", {"gpu": "A GPU"})
+    first, second = summary.lines(tmp_path / "a_gpu.json")
+    assert "1e+03 us" in first
+    assert second.endswith("<= 1.3 x  met")
 
 
 def test_inputs_are_drawn_anew():
