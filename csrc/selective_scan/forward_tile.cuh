@@ -48,6 +48,7 @@ struct ForwardTile {
   static constexpr int kWidth = Layout::kLanes <= 4 ? 64 : Layout::kLanes == 16 ? 32 : 16;
   static constexpr int kSteps = Layout::kLanes <= 16 ? 32 : 16;
   static constexpr int kThreads = kWidth / kChannels * Layout::kLanes;
+  static constexpr int kBlocks = Layout::kLanes == 16 ? 3 : 512 / kThreads;  // on a multiprocessor, for the registers
   static constexpr int kUnroll = 4;  // steps whose sums over the lanes are taken together
 
   static constexpr int kRow = 2 * kWidth;     // of dt and dtu

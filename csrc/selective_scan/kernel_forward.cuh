@@ -87,7 +87,7 @@ __device__ __forceinline__ void scan_sequence(const ForwardViews& s, float* memo
 }
 
 template <class Layout>
-__global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, 512 / ForwardTile<Layout>::kThreads)
+__global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, ForwardTile<Layout>::kBlocks)
     scan_forward_kernel(const __grid_constant__ ForwardScans all) {
   using Tile = ForwardTile<Layout>;
   float* memory = shared_memory<float>();

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from transmamba_kernels.multi_scan.directions import Gradients, Z, allocate, scan
@@ -28,9 +26,8 @@ def allocate_forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
 def forward(*arguments) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Run both scans; shapes as in the public function, arguments as in the operator's schema."""
     *tensors, backend, softplus, merge, with_state, for_backward = arguments
-    orders = _both_ways(tensors[0].shape[2], tensors[0].device)
     directions = split(tuple(tensors))
-    return scan(backend, directions, tensors[Z], orders, softplus, True, merge, with_state, for_backward)
+    return scan(backend, directions, tensors[Z], None, softplus, True, merge, with_state, for_backward)
 
 
 def allocate_backward(*arguments) -> tuple[Tensor | None, ...]:
@@ -43,7 +40,7 @@ def backward(*arguments) -> tuple[Tensor | None, ...]:
     """Gradients in the order of the operator's tensors; None where not needed."""
     *tensors, backend, softplus, _merge, checkpoints, dout, dlast_state, needed = arguments
     gradients = _gradients(backend, tuple(tensors), needed)
-    gradients.fill(_both_ways(tensors[0].shape[2], tensors[0].device), softplus, checkpoints, dout, dlast_state)
+    gradients.fill(None, softplus, checkpoints, dout, dlast_state)
     return _joined(gradients)
 
 
@@ -57,9 +54,3 @@ def _gradients(backend: str, tensors: tuple[Any, ...], needed: list[bool]) -> Gr
 def _joined(gradients: Gradients) -> tuple[Tensor | None, ...]:
     forward, reverse = gradients.finish()
     return (*forward[:Z], gradients.dz, *forward[Z:], *reverse)
-
-
-@lru_cache(maxsize=32)
-def _both_ways(length: int, device: torch.device) -> Tensor:
-    steps = torch.arange(length, dtype=torch.int32, device=device)
-    return torch.stack([steps, steps.flip(0)])

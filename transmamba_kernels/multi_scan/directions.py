@@ -7,6 +7,7 @@ adds to the one before; the last one gates the sum.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -57,25 +58,25 @@ def scan(
     backend: str,
     directions: Sequence[Direction],
     z: Tensor | None,
-    orders: Tensor,
+    orders: Tensor | None,
     softplus: bool,
     permute: bool,
     merge: bool,
     with_state: bool,
     for_backward: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Run the scans; ``orders`` are int32, contiguous, on the device of the tensors."""
+    """Run the scans; ``orders`` are int32, contiguous, on the device of the tensors; None for there and back."""
     outputs = allocate(backend, directions, permute, merge, with_state, for_backward)
     out, last_state, checkpoints = outputs
     as_one = run_as_one(backend, directions, permute)
     if as_one is not None:
-        as_one.scan_forward(directions, z, orders, softplus, out, last_state)
+        as_one.scan_forward(directions, z, _as_tensor(orders, out), softplus, out, last_state)
         return outputs
     # Not gated and not rounded between the directions; where it has the right type the result's memory serves.
     real, last = compute_dtype(out), len(directions) - 1
     y = out if out.dtype == real or not merge else torch.empty_like(out, dtype=real)
     scans = []
-    for k, (direction, order) in enumerate(zip(directions, orders.unbind(0), strict=True)):
+    for k, (direction, (order, reverse)) in enumerate(zip(directions, _ways(orders), strict=True)):
         whole = not merge or k == last
         arguments = (
             *direction[:Z],
@@ -83,7 +84,7 @@ def scan(
             *direction[Z:],
             None,
             softplus,
-            False,
+            reverse,
             out[:, k] if not merge else out if whole else y,
             None if last_state is None else last_state[:, k],
             None if checkpoints is None else checkpoints[k],
@@ -91,6 +92,21 @@ def scan(
         scans.append((arguments, {"addend": y if merge and k else None, "order": order, "permute": permute}))
     run_in_turn(kernels(backend), scans)
     return outputs
+
+
+def _ways(orders: Tensor | None) -> list[tuple[Tensor | None, bool]]:
+    """For each direction its order, and whether it is reversed: the kernels take whole rows that lie side by side."""
+    return [(None, False), (None, True)] if orders is None else [(order, False) for order in orders.unbind(0)]
+
+
+def _as_tensor(orders: Tensor | None, out: Tensor) -> Tensor:
+    return _there_and_back(out.shape[-1], out.device) if orders is None else orders
+
+
+@lru_cache(maxsize=32)
+def _there_and_back(length: int, device: torch.device) -> Tensor:
+    steps = torch.arange(length, dtype=torch.int32, device=device)
+    return torch.stack([steps, steps.flip(0)])
 
 
 def run_in_turn(module: ModuleType, scans: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
@@ -160,16 +176,19 @@ class Gradients:
         same = direction > 0 and self.directions[direction][i] is self.directions[0][i]
         return same and (i < PER_TOKEN or (self.as_one is not None and i < STATE))
 
-    def fill(self, orders: Tensor, softplus: bool, checkpoints: Tensor | None, dout: Tensor, dlast_state) -> None:
-        """Run the kernels."""
+    def fill(
+        self, orders: Tensor | None, softplus: bool, checkpoints: Tensor | None, dout: Tensor, dlast_state: Any
+    ) -> None:
+        """Run the kernels; ``orders`` as in :func:`scan`."""
         if self.as_one is not None:
             filled = self.filled[0][:STATE]
+            walked = _as_tensor(orders, dout)
             self.as_one.scan_backward(
-                self.directions, self.z, orders, softplus, dout, dlast_state, filled, self.sum_of_dz, self.states
+                self.directions, self.z, walked, softplus, dout, dlast_state, filled, self.sum_of_dz, self.states
             )
             return
         assert checkpoints is not None
-        for k, (direction, order) in enumerate(zip(self.directions, orders.unbind(0), strict=True)):
+        for k, (direction, (order, reverse)) in enumerate(zip(self.directions, _ways(orders), strict=True)):
             filled = self.filled[k]
             kernels(self.backend).scan_backward(
                 *direction[:Z],
@@ -177,7 +196,7 @@ class Gradients:
                 *direction[Z:],
                 None,
                 softplus,
-                False,
+                reverse,
                 checkpoints[k],
                 dout if dout.dim() == 3 else dout[:, k],
                 None if dlast_state is None else dlast_state[:, k],
