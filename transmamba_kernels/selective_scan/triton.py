@@ -16,11 +16,13 @@ from transmamba_kernels.selective_scan.triton_backward import scan_backward as _
 from transmamba_kernels.selective_scan.triton_forward import scan_forward as _forward
 from transmamba_kernels.selective_scan.triton_tile import Channels, Coefficients, Sequence, States
 
-# Steps from one checkpoint to the next, and at a time of each pass, which divide it. As many as a warp on any GPU has
-# registers for; tests/gpu/test_triton_compiles.py reads from the binary that it has.
+# Steps from one checkpoint to the next, and at a time of each pass, which divide it: as many as there are registers for
+# on every GPU, which tests/gpu/test_triton_binaries.py reads from the binaries.
 CHUNK = 60
-FORWARD_STEPS = 4
-BACKWARD_STEPS = 3
+FORWARD_STEPS = 3
+BACKWARD_STEPS = 2
+# The backward pass may take all registers that a thread can have; else NVIDIA's assembler spills some for more warps.
+_BACKWARD_OPTIONS = {"num_warps": 1} if torch.version.hip else {"num_warps": 1, "maxnreg": 255}
 LANES = 32  # of a warp, which is a program; a channel each where one lane holds all of its states
 
 
@@ -47,7 +49,7 @@ def scan_forward(
             _sequence(u), _sequence(delta), _states(A), plan.B, plan.C, _channels(D), _sequence(z),
             _channels(delta_bias), _states(initial_state), offsets, order, _sequence(addend), _sequence(out),
             _states(last_state), checkpoints,
-            **plan.sizes, REVERSE=reverse, PERMUTE=permute, SOFTPLUS=softplus, STEPS=FORWARD_STEPS,
+            **plan.sizes, REVERSE=reverse, PERMUTE=permute, SOFTPLUS=softplus, STEPS=FORWARD_STEPS, num_warps=1,
         )  # fmt: skip
 
 
@@ -58,8 +60,8 @@ def scan_backward(
 ) -> None:  # fmt: skip
     """Fill the gradients that are given, or with ``add_*`` add to them; see :mod:`.cpp`."""
     plan = _Plan(u, A, B, C, offsets)
-    steps = BACKWARD_STEPS - ("channel" in plan.kinds)
-    scratch = u.new_empty((plan.grid[0] * CHUNK // steps, plan.tiles.padded * plan.tiles.block), dtype=torch.float32)
+    pieces = plan.grid[0] * CHUNK // BACKWARD_STEPS
+    scratch = u.new_empty((pieces, plan.tiles.padded * plan.tiles.block), dtype=torch.float32)
     of_A, of_D = _Parts(dA, plan.entries, 0), _Parts(dD, plan.entries, 0)
     of_B, of_C = (plan.parts(gradient, kind) for gradient, kind in zip((dB, dC), plan.kinds, strict=True))
     if ddelta_bias is not None and ddelta_bias.shape[0] == 1:  # of all entries; else each has its own
@@ -72,8 +74,8 @@ def scan_backward(
             _channels(delta_bias), offsets, order, checkpoints, _sequence(dout), _states(dlast_state), _sequence(du),
             _sequence(ddelta), _states(of_A.whole), _group_parts(of_B.whole), _group_parts(of_C.whole),
             _channels(of_D.whole), _sequence(dz), _channels(of_bias.whole), _states(dinitial_state), scratch,
-            **plan.sizes, REVERSE=reverse, PERMUTE=permute, SOFTPLUS=softplus, STEPS=steps,
-            ADD_U=add_u, ADD_DELTA=add_delta, ADD_Z=add_z,
+            **plan.sizes, REVERSE=reverse, PERMUTE=permute, SOFTPLUS=softplus, STEPS=BACKWARD_STEPS,
+            ADD_U=add_u, ADD_DELTA=add_delta, ADD_Z=add_z, **_BACKWARD_OPTIONS,
         )  # fmt: skip
         for parts in (of_A, of_B, of_C, of_D, of_bias):
             parts.add_up()
@@ -86,8 +88,9 @@ class _Tiles:
         self.groups = count_groups(B, C)
         self.group_channels = u.shape[1] // self.groups
         self.padded = triton.next_power_of_2(A.shape[1])
-        # Several lanes to a channel need registers for its numbers in each, and B or C of its own as many as its state.
-        states_of_a_lane = 16 if self.padded <= 16 and 2 not in (B.dim(), C.dim()) else 8
+        # The sums over time of dB and dC take as many registers as the state, and so do B and C of each channel's own.
+        kinds = [_kind(M, u.shape[2]) for M in (B, C)]
+        states_of_a_lane = 16 if self.padded <= 16 and "time" in kinds and "channel" not in kinds else 8
         widest = max(1, min(LANES, LANES * states_of_a_lane // self.padded))
         self.block = min(widest, triton.next_power_of_2(self.group_channels))
         self.group_tiles = -(-self.group_channels // self.block)
@@ -115,7 +118,6 @@ class _Plan:
             "PADDED": tiles.padded,
             "BLOCK": tiles.block,
             "CHUNK": CHUNK,
-            "num_warps": 1,
         }
 
     def parts(self, gradient: Tensor | None, kind: str) -> _Parts:
