@@ -21,6 +21,7 @@ from benchmarks.rows import Measurements, Row
 from benchmarks.verify import ALLOWED, largest_error, step
 
 BACKENDS = ("cuda", "triton")
+FAILURES = (AssertionError, RuntimeError, TypeError, ValueError)  # of others' packages, and of a device
 FLOOR = "floor"  # as a key of targets
 MOST_STEPS = 2**24  # of states, that the check takes on the CPU in float64
 Variant = Callable[..., Tensor]
@@ -142,7 +143,15 @@ def found(bench: Bench, case: Case, inputs: Sequence[Tensor]) -> tuple[dict[str,
     ours = variants.our_backends(case.call, inputs, bench.measurements, bench.backends)
     if not ours:
         pytest.skip(f"no backend on this GPU serves {case.op}")
-    return ours, dict(variants.peers(case.op, case.peers, 0, False, bench.measurements))
+    theirs = {}
+    for name, variant in variants.peers(case.op, case.peers, 0, False, bench.measurements):
+        try:
+            step(variant, inputs, None)
+        except FAILURES as error:
+            bench.measurements.leave_out(f"{name} at {case.name}", _shortly(error))
+        else:
+            theirs[name] = variant
+    return ours, theirs
 
 
 def correct_ones(
@@ -171,13 +180,17 @@ def correct_ones(
     expected = step(case.call, exact, None if upstream is None else part(upstream).cpu().double())
     allowed, right = ALLOWED[inputs[0].dtype], {}
     for name, variant in given.items():
-        with poisoned():
-            results = step(variant, inputs, upstream)
+        what = f"{name} at {case.name} {'backward' if training else 'forward'}"
+        try:
+            with poisoned():
+                results = step(variant, inputs, upstream)
+        except FAILURES as error:
+            measurements.leave_out(what, _shortly(error))
+            continue
         error = largest_error([part(t).cpu() for t in results], expected)
         if error <= allowed and all(torch.isfinite(t).all() for t in results):
             right[name] = variant
         else:
-            what = f"{name} at {case.name} {'backward' if training else 'forward'}"
             measurements.leave_out(what, f"WRONG: relative error {error:.1e}, allowed {allowed:.0e}")
     return right
 
@@ -196,6 +209,10 @@ def poisoned() -> Iterator[None]:
 def threads_for_checks() -> int:
     """All processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shortly(error: Exception) -> str:
+    return f"FAILS: {type(error).__name__}: {str(error)[:200]}"
 
 
 def _contiguous(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -203,6 +203,18 @@ def test_what_is_wrong_is_not_timed(what, figure):
     assert given.measurements.rows == []
 
 
+def test_a_package_that_fails_is_left_out():
+    class Failing(Peer):
+        def load(self, op):
+            return lambda u, *others: u.view(-1, 7, 7, 7)
+
+    given = bench(backends=("cpp",))
+    case = test_selective_scan.case(SHAPE)._replace(peers=(Failing("failing", ""),))
+    beside.measure(given, case, "forward", floors.scan_forward(SHAPE), {})
+    assert "FAILS: RuntimeError" in given.measurements.left_out[f"failing at {case.name}"]
+    assert {row.ours for row in given.measurements.rows} == {"cpp"}
+
+
 def test_only_some_channels_of_a_long_shape_are_checked(monkeypatch):
     monkeypatch.setattr(beside, "MOST_STEPS", 60)
     given, case = bench(backends=("cpp",)), test_selective_scan.case(SHAPE)._replace(peers=())
