@@ -61,7 +61,7 @@ def test_opcheck_one_token(target, name):
     torch.library.opcheck(chosen.default, (*inputs.values(), target.backend, True))
 
 
-@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("name", [name for name in SEQUENCES if "," not in name])
 def test_compile(target, name):
     op = SEQUENCES[name]
     cases = (op.inputs(target.device, length) for length in (3, 5))
