@@ -20,19 +20,14 @@ struct Adjoint {
   State A, lambda, dA;                                   // A in units of log2
   float dB[ByChannel ? K : 1][N], dC[ByChannel ? K : 1][N];
 
-  __device__ void load_A(const ChannelTile& tile) {
+  __device__ void start(const ChannelTile& tile) {
     load_states<Layout>(s.A, 0, tile, channel, lane, s.states, A);
 #pragma unroll
     for (int c = 0; c < K; ++c)
 #pragma unroll
-      for (int n = 0; n < N; ++n) A[c][n] *= kLog2E;
-  }
-  __device__ void clear() {
-#pragma unroll
-    for (int c = 0; c < K; ++c)
-#pragma unroll
       for (int n = 0; n < N; ++n) {
-        dA[c][n] = 0.0f;
+        A[c][n] *= kLog2E;
+        lambda[c][n] = dA[c][n] = 0.0f;
         if constexpr (ByChannel) dB[c][n] = dC[c][n] = 0.0f;
       }
   }

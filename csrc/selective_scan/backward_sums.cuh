@@ -12,7 +12,7 @@ struct RowSums {
   using States = float[kVector];
 
   const BackwardViews& s;
-  const BackwardPlanes& planes;
+  const BackwardBlock& block;
   float* memory;
   const int first = threadIdx.x / kAcross, across = threadIdx.x % kAcross * kVector;
   const bool is_C = across >= Layout::kPadded;
@@ -23,7 +23,7 @@ struct RowSums {
 
   // Adds up the warps' rows of `steps` steps from `start` of the sequence on.
   __device__ __forceinline__ void add(int64_t start, int steps) const {
-    const Plane to = (is_C ? planes.dC : planes.dB).from(start);
+    const Plane to = (is_C ? block.dC : block.dB).from(start);
     if (!to) return;
 #pragma unroll
     for (int k = first; k < Tile::kSumSteps; k += kRows) {
@@ -48,7 +48,7 @@ struct RowSums {
 
   // Writes what is constant over time, once all of it has been added up.
   __device__ __forceinline__ void finish() const {
-    const Plane to = is_C ? planes.dC : planes.dB;
+    const Plane to = is_C ? block.dC : block.dB;
     if (!to || !constant() || first > 0) return;
     for (int k = 1; k < kRows; ++k)
 #pragma unroll

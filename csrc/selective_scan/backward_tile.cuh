@@ -22,14 +22,23 @@ struct BackwardViews : ScanViews {
   float *dB, *dC;
 };
 
-// What a block reads and writes of a sequence: in shared memory, as registers are few.
-struct BackwardPlanes {
+// What a block takes, reads and writes: in shared memory, as registers are few.
+struct BackwardBlock {
+  ChannelTile tile;
+  int64_t unit, sequence, batch;  // its entry in the partial sums, in the states, and in all else
+  int64_t length, checkpoint;     // steps; the place of its first checkpoint
   Plane u, delta, dout, z, B, C, du, ddelta, dz;
   Plane dB, dC;   // rows of float32
   bool in_words;  // all that are read and written piece by piece
 
-  __device__ BackwardPlanes(const BackwardViews& s, const Walk& w, const ChannelTile& tile, int64_t unit)
-      : u(channels_of(s.u, w.batch, tile, w.tokens)),
+  __device__ BackwardBlock(const BackwardViews& s, const Walk& w, const ChannelTile& tile, int64_t unit)
+      : tile(tile),
+        unit(unit),
+        sequence(w.index),
+        batch(w.batch),
+        length(w.length),
+        checkpoint(w.checkpoint),
+        u(channels_of(s.u, w.batch, tile, w.tokens)),
         delta(channels_of(s.delta, w.batch, tile, w.times)),
         dout(channels_of(s.dout, w.batch, tile, w.tokens)),
         z(channels_of(s.z, w.batch, tile, w.tokens)),
@@ -80,23 +89,23 @@ struct BackwardTile {
       kWarpSums = kSpanStates + (kSpans - 1) * kStates,       // [warp][step][B, C][state]
       kTotals = kWarpSums + kWarps * kSumSteps * kSumRow,     // of dB and dC over time, a thread's
       kChannelTotals = kTotals + kThreads * Layout::kVector,  // of ddelta and dD over time, as dt and dt u
-      kBias = kChannelTotals + kRow, kD = kBias + kWidth, kPlanes = kD + kWidth;
-  static constexpr int kBytes = kPlanes * sizeof(float) + sizeof(BackwardPlanes);
-  static_assert(kPlanes % 4 == 0, "aligned");
+      kBias = kChannelTotals + kRow, kD = kBias + kWidth, kBlock = kD + kWidth;
+  static constexpr int kBytes = kBlock * sizeof(float) + sizeof(BackwardBlock);
+  static_assert(kBlock % 4 == 0, "aligned");
 };
 
 template <class Tile>
-__device__ __forceinline__ BackwardPlanes* planes_of(float* memory) {
-  return reinterpret_cast<BackwardPlanes*>(memory + Tile::kPlanes);
+__device__ __forceinline__ BackwardBlock* block_of(float* memory) {
+  return reinterpret_cast<BackwardBlock*>(memory + Tile::kBlock);
 }
 
 // Calls f for a thread's share of the pieces of a tile: whole ones, which take a third of the instructions, or any.
 template <class Tile, class F>
-__device__ __forceinline__ void each_tile_piece(const BackwardPlanes& planes, int steps, int channels, F f) {
+__device__ __forceinline__ void each_tile_piece(const BackwardBlock& block, int steps, F f) {
   if constexpr (Tile::kWidth % kPiece == 0)
-    if (planes.in_words && steps == Tile::kSteps && channels == Tile::kWidth)
+    if (block.in_words && steps == Tile::kSteps && block.tile.channels == Tile::kWidth)
       return each_whole_piece<Tile::kSteps, Tile::kWidth>(f);
-  each_piece<Tile::kSteps, Tile::kWidth>(planes.u.along_steps(), steps, channels, f);
+  each_piece<Tile::kSteps, Tile::kWidth>(block.u.along_steps(), steps, block.tile.channels, f);
 }
 
 template <class P>
@@ -112,11 +121,11 @@ __device__ __forceinline__ void store_added(const Plane& to, const P& p, Floats 
 // dt = softplus(delta + bias), dtu = dt u and g = dout silu(z) of the steps from `start` on, zeros where there is
 // nothing.
 template <class Tile>
-__device__ __forceinline__ void stage_adjoint(const BackwardViews& s, const BackwardPlanes& planes, int64_t start,
-                                              int steps, int channels, float* memory) {
-  const Plane u = planes.u.from(start), delta = planes.delta.from(start), dout = planes.dout.from(start),
-              z = planes.z.from(start);
-  each_tile_piece<Tile>(planes, steps, channels, [&](const auto& p) {
+__device__ __forceinline__ void stage_adjoint(const BackwardViews& s, const BackwardBlock& block, int64_t start,
+                                              int steps, float* memory) {
+  const Plane u = block.u.from(start), delta = block.delta.from(start), dout = block.dout.from(start),
+              z = block.z.from(start);
+  each_tile_piece<Tile>(block, steps, [&](const auto& p) {
     const Raw raw_u = load(u, p), raw_delta = load(delta, p), raw_g = load(dout, p);
     Raw raw_z{};
     if (z) raw_z = load(z, p);
@@ -146,11 +155,11 @@ __device__ __forceinline__ void stage_adjoint(const BackwardViews& s, const Back
 // du = dt <lambda, B> + D g ; ddelta = (<lambda, A decay h> + u <lambda, B>) softplus'(delta + bias) ;
 // dz = dout y silu'(z). Leaves ddelta and D's gradient in place of the sums they come from.
 template <class Tile>
-__device__ __forceinline__ void finish_adjoint(const BackwardViews& s, const BackwardPlanes& planes, int64_t start,
-                                               int steps, int channels, float* memory) {
-  const Plane u = planes.u.from(start), delta = planes.delta.from(start), dout = planes.dout.from(start),
-              z = planes.z.from(start);
-  each_tile_piece<Tile>(planes, steps, channels, [&](const auto& p) {
+__device__ __forceinline__ void finish_adjoint(const BackwardViews& s, const BackwardBlock& block, int64_t start,
+                                               int steps, float* memory) {
+  const Plane u = block.u.from(start), delta = block.delta.from(start), dout = block.dout.from(start),
+              z = block.z.from(start);
+  each_tile_piece<Tile>(block, steps, [&](const auto& p) {
     if (p.count <= 0) return;
     const Raw raw_u = load(u, p), raw_delta = load(delta, p), raw_g = load(dout, p);
     Raw raw_z{};
@@ -167,7 +176,7 @@ __device__ __forceinline__ void finish_adjoint(const BackwardViews& s, const Bac
         dz[i] = g[i] * fmaf(D[i], u_t[i], y[i]) * slope;
         g[i] *= gate;
       }
-      if (planes.dz) store_added(planes.dz.from(start), p, dz, s.add_z);
+      if (block.dz) store_added(block.dz.from(start), p, dz, s.add_z);
     }
     const Floats bias = get_row(memory + Tile::kBias, p);
     Floats dt = unpack(raw_delta, delta.dtype), slope, along_A, along_B, du, ddelta, dD;
@@ -187,8 +196,8 @@ __device__ __forceinline__ void finish_adjoint(const BackwardViews& s, const Bac
       ddelta[i] = fmaf(along_B[i], u_t[i], along_A[i] * kLn2) * slope[i];  // A is in units of log2
       dD[i] = g[i] * u_t[i];
     }
-    if (planes.du) store_added(planes.du.from(start), p, du, s.add_u);
-    if (planes.ddelta) store_added(planes.ddelta.from(start), p, ddelta, s.add_delta);
+    if (block.du) store_added(block.du.from(start), p, du, s.add_u);
+    if (block.ddelta) store_added(block.ddelta.from(start), p, ddelta, s.add_delta);
     put_pairs<Tile>(memory, p, ddelta, dD);
   });
 }

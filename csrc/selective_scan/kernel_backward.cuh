@@ -43,15 +43,19 @@ __device__ void load_checkpoint(const ScanViews& s, const float* data, int64_t p
 
 // What a block has in shared memory for a unit, before it starts.
 template <class Tile>
-__device__ __forceinline__ void start_unit(const BackwardViews& s, const Walk& w, const ChannelTile& tile, int64_t unit,
-                                           float* memory) {
+__device__ __forceinline__ void start_unit(const BackwardViews& s, int64_t unit, float* memory) {
   __syncthreads();  // the unit before has been finished
-  if (threadIdx.x == 0) *planes_of<Tile>(memory) = BackwardPlanes(s, w, tile, unit);
+  if (threadIdx.x == 0) {
+    const Walk w = chunk_of(walk(s, unit / s.chunks), s.chunk_steps, unit % s.chunks);
+    *block_of<Tile>(memory) = BackwardBlock(s, w, channel_tile<Tile::kWidth>(s, blockIdx.x), unit);
+  }
   for (int i = Tile::kTotals + threadIdx.x; i < Tile::kBias; i += Tile::kThreads) memory[i] = 0.0f;
+  __syncthreads();
+  const BackwardBlock& block = *block_of<Tile>(memory);
   for (int c = threadIdx.x; c < Tile::kWidth; c += Tile::kThreads) {
-    const bool there = c < tile.channels;
-    memory[Tile::kBias + c] = there ? number(s.delta_bias, w.batch, tile.first + c) : 0.0f;
-    memory[Tile::kD + c] = there ? number(s.D, 0, tile.first + c) : 0.0f;
+    const bool there = c < block.tile.channels;
+    memory[Tile::kBias + c] = there ? number(s.delta_bias, block.batch, block.tile.first + c) : 0.0f;
+    memory[Tile::kD + c] = there ? number(s.D, 0, block.tile.first + c) : 0.0f;
   }
   __syncthreads();
 }
@@ -59,36 +63,32 @@ __device__ __forceinline__ void start_unit(const BackwardViews& s, const Walk& w
 template <class Layout, bool ByChannel>
 __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
                                   ByChannel ? 1 : BackwardTile<Layout, ByChannel>::kBlocks)
-    scan_backward_kernel(BackwardViews s) {
+    scan_backward_kernel(const __grid_constant__ BackwardViews s) {
   using Tile = BackwardTile<Layout, ByChannel>;
   constexpr int K = Tile::kChannels, N = Layout::kStates;
   float* memory = shared_memory<float>();
-  const BackwardPlanes& planes = *planes_of<Tile>(memory);
-  const ChannelTile tile = channel_tile<Tile::kWidth>(s, blockIdx.x);
+  const BackwardBlock& block = *block_of<Tile>(memory);
   const int warp = threadIdx.x / kWarp;
-  const RowSums<Layout, Tile> sums{s, planes, memory};
-
+  const RowSums<Layout, Tile> sums{s, block, memory};
   Adjoint<Layout, ByChannel> adjoint{s, memory};
   const int lane = adjoint.lane, channel = adjoint.channel;
-  adjoint.load_A(tile);
 
-  for (int64_t unit = blockIdx.y; unit < s.units; unit += gridDim.y) {
-    const Walk w = chunk_of(walk(s, unit / s.chunks), s.chunk_steps, unit % s.chunks);
-    load_states<Layout>(s.dlast_state, unit, tile, channel, lane, s.states, adjoint.lambda);
-    adjoint.clear();
-    start_unit<Tile>(s, w, tile, unit, memory);
+  for (int next = blockIdx.y; next < s.units; next += gridDim.y) {
+    start_unit<Tile>(s, next, memory);
+    adjoint.start(block.tile);
+    load_states<Layout>(s.dlast_state, block.unit, block.tile, channel, lane, s.states, adjoint.lambda);
 
-    const int64_t tiles = (w.length + Tile::kSteps - 1) / Tile::kSteps;
-    for (int64_t start = (tiles - 1) * Tile::kSteps; start >= 0; start -= Tile::kSteps) {
-      const int64_t rest = w.length - start, chunk = start / kScanCheckpoint;
+    for (int i = int((block.length + Tile::kSteps - 1) / Tile::kSteps) - 1; i >= 0; --i) {
+      const int64_t start = int64_t(i) * Tile::kSteps;
+      const int64_t rest = block.length - start, chunk = start / kScanCheckpoint;
       const int steps = int(rest < Tile::kSteps ? rest : Tile::kSteps);
       const auto stage = [&](int64_t from, int count) {
-        stage_adjoint<Tile>(s, planes, from, count, tile.channels, memory);
-        stage_coefficients<Layout, Tile>(s, planes.B, planes.C, tile.channels, from, count, memory);
+        stage_adjoint<Tile>(s, block, from, count, memory);
+        stage_coefficients<Layout, Tile>(s, block.B, block.C, block.tile.channels, from, count, memory);
         __syncthreads();
       };
       float state[K][N];
-      load_checkpoint<Layout>(s, s.checkpoints, w.checkpoint + chunk, tile, channel, lane, state);
+      load_checkpoint<Layout>(s, s.checkpoints, block.checkpoint + chunk, block.tile, channel, lane, state);
       if constexpr (Tile::kSteps < kScanCheckpoint)
         for (int64_t before = chunk * kScanCheckpoint; before < start; before += Tile::kSteps) {
           stage(before, Tile::kSteps);
@@ -100,17 +100,17 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
       const int spans = (steps + Tile::kSpan - 1) / Tile::kSpan;
       adjoint.template walk<true>(spans - 1, state);
 #pragma unroll 1
-      for (int i = spans - 1; i >= 0; --i) {
-        const int t = i * Tile::kSpan, in_sums = t % Tile::kSumSteps;
+      for (int k = spans - 1; k >= 0; --k) {
+        const int t = k * Tile::kSpan, in_sums = t % Tile::kSumSteps;
         adjoint.span(t, state, memory + Tile::kWarpSums + (warp * Tile::kSumSteps + in_sums) * Tile::kSumRow);
         if (in_sums == 0) {
           __syncthreads();
           sums.add(start + t, steps - t);
           __syncthreads();
         }
-        if (i > 0) adjoint.kept_state(i - 1, state);
+        if (k > 0) adjoint.kept_state(k - 1, state);
       }
-      finish_adjoint<Tile>(s, planes, start, steps, tile.channels, memory);
+      finish_adjoint<Tile>(s, block, start, steps, memory);
       __syncthreads();
       sum_over_steps<Tile>(steps, memory);
       __syncthreads();
@@ -118,17 +118,17 @@ __global__ void __launch_bounds__(BackwardTile<Layout, ByChannel>::kThreads,
 
     sums.finish();
     const auto store = [&](const View& to, const float (&from)[K][N]) {
-      if (to.data) store_states<Layout>(from, to, unit, tile, channel, lane, s.states);
+      if (to.data) store_states<Layout>(from, to, block.unit, block.tile, channel, lane, s.states);
     };
     store(s.dA, adjoint.dA);
-    if (s.dinitial_state.data && unit % s.chunks == 0)
-      store_states<Layout>(adjoint.lambda, s.dinitial_state, w.index, tile, channel, lane, s.states);
+    if (s.dinitial_state.data && block.unit % s.chunks == 0)
+      store_states<Layout>(adjoint.lambda, s.dinitial_state, block.sequence, block.tile, channel, lane, s.states);
     if constexpr (ByChannel) {
       store(s.channel_dB, adjoint.dB);
       store(s.channel_dC, adjoint.dC);
     }
-    for (int c = threadIdx.x; c < tile.channels; c += Tile::kThreads) {
-      const int64_t to = unit * s.channels + tile.first + c;
+    for (int c = threadIdx.x; c < block.tile.channels; c += Tile::kThreads) {
+      const int64_t to = block.unit * s.channels + block.tile.first + c;
       if (s.dbias) s.dbias[to] = memory[Tile::kChannelTotals + StepSizes<K>::dt(c)];
       if (s.dD) s.dD[to] = memory[Tile::kChannelTotals + StepSizes<K>::dtu(c)];
     }
