@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 
 from transmamba.checkpoint import Manifest, read_manifest, require_stage, save_checkpoint, versions
 from transmamba.config import RunConfig, digest, identity, to_dict
-from transmamba.distill import DistillConfig, Distiller, layer_map, subclone
+from transmamba.distill import DistillConfig, Distiller, check_mixers, layer_map, subclone
 from transmamba.files import write_text
-from transmamba.models import create_model, save_pretrained
+from transmamba.models import create_model, load_pretrained, save_pretrained
 from transmamba.report import images_per_second, write_report
 from transmamba.run_folder import RUN_FORMAT, STAGES, STUDENT, SUBCLONE, claim
 from transmamba.tasks import ImageData, load_images, subset
@@ -58,6 +58,9 @@ def prepare(config: RunConfig, overwrite: bool = False) -> Run:
     student, teacher = _create_student(config, data), build_teacher(config, data)
     Distiller(student, teacher, config.distill)
     layer_map(config.subclone.layer_map, student.config.depth, teacher.depth)  # type: ignore[union-attr, arg-type]
+    check_mixers(student, config.subclone.mixer)
+    if config.subclone.ssm_from is not None:
+        load_pretrained(config.subclone.ssm_from)
     if config.subclone.importance == "stability" and not config.teacher.fine_tune:
         raise ValueError("importance 'stability' compares a teacher before and after: give --teacher.fine-tune")
     return Run(config, data, config.folder, claim(config, overwrite))

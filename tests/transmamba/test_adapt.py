@@ -81,6 +81,20 @@ def test_other_students(tiny, student, options):
     assert accuracy(saved, load_images("digits").test) == metrics["results"]["adapted"]["accuracy"]
 
 
+def test_mixers_that_start_as_an_attention_with_scans_of_another_mamba(tiny, tmp_path):
+    first = tiny(epochs=1, scratch=False, student_options={"d_model": 16, "depth": 2, "d_state": 4, "bias": True})
+    run(first)
+    second = dataclasses.replace(
+        first,
+        out_dir=str(tmp_path / "runs" / "b"),
+        subclone=SubcloneConfig(mixer="qkvo", ssm_from=str(first.folder / "student")),
+    )
+    assert run(second)["coverage"] > run(first)["coverage"]
+    report = (second.folder / "subclone.md").read_text()
+    assert "K to B and Q to C through x by least squares" in report
+    assert "`ssm_from:layers.0.mixer.A_log`" in report
+
+
 def test_scratch_starts_from_the_students_own_seed(tiny):
     """The cloned student keeps its own mixers; those are the scratch baseline's before training, up to their scale."""
     config = tiny(epochs=1, scratch=False, subclone=SubcloneConfig(mixer_scale=False))
@@ -191,6 +205,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tiny):
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
         ({"subclone": SubcloneConfig(layer_map=[0])}, "layer_map must have one entry for each of 2"),
         ({"subclone": SubcloneConfig(importance="stability")}, "--teacher.fine-tune"),
+        ({"subclone": SubcloneConfig(mixer="vo")}, "student transmamba_vim_micro, for a gate of 1: build it with bias"),
         ({"distill": DistillConfig(calibration="none"), "student_options": {"d_model": 8}}, "equal widths"),
         ({"teacher": TeacherConfig(patch_size=9)}, "teacher.patch_size must be at most"),
     ],

@@ -1,5 +1,6 @@
 """From Transformer to Mamba: calibration and subcloning to start, multi-directional distillation to learn."""
 
+from transmamba.distill.attention_start import check_mixers
 from transmamba.distill.calibration import Calibration, resample_tokens
 from transmamba.distill.distiller import DistillConfig, Distiller
 from transmamba.distill.layer_map import layer_map
@@ -15,6 +16,7 @@ __all__ = [
     "SubcloneReport",
     "SubcloneRow",
     "Taps",
+    "check_mixers",
     "layer_map",
     "resample_tokens",
     "subclone",

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transmamba.distill.attention import read_attention
+from transmamba.distill.attention_start import attention_start
 from transmamba.distill.axis import Axis
 from transmamba.distill.calibration import resample_tokens
 from transmamba.distill.importance import Importance, measure_importance
@@ -70,7 +72,7 @@ class Cloner:
         """Return the row of one student tensor and its new value, or None to keep it."""
         part, layer = role
         if part.startswith("mixer"):
-            return self._keep(name, parameter, "part of the SSM, which a Transformer does not have (mixer = none)")
+            return self._keep(name, parameter, "part of the SSM, which a Transformer does not have")
         if part == "stem":
             return self._keep(name, parameter, "a Transformer does not have it")
         if layer is not None and layer >= self.early:
@@ -203,6 +205,42 @@ class Cloner:
         )
         return row, new
 
+    def start_mixers(
+        self, kind: str, images: Tensor | None, rows: dict[str, SubcloneRow], values: dict[str, Tensor]
+    ) -> None:
+        """Put the attention start of the early layers' mixers into ``values``, and say so in ``rows``."""
+        for layer, path in enumerate(self.student.layer_names[: self.early]):  # type: ignore[index]
+            block = self.student.get_submodule(path)
+            prefix = f"{getattr(block, 'mixer_name', 'mixer')}."
+            attention = read_attention(self.teacher, self.layers[layer])
+            residual, length = self.residuals[self.widths[layer]], self._length(layer, images)
+            started = attention_start(block.get_submodule(prefix[:-1]), attention, residual, length, kind)
+            for local, new in started.items():
+                name = f"{path}.{prefix}{local}"
+                paths = [self._attention_path(part, layer) for part in new.sources]
+                rows[name] = dataclasses.replace(
+                    rows[name],
+                    source=" + ".join(paths) or None,
+                    index=new.index,
+                    scale=new.scale,
+                    coverage=new.filled / max(1, new.value.numel()),
+                    note=new.note,
+                )
+                values[name] = new.value
+
+    def _attention_path(self, part: str, layer: int) -> str:
+        module, bias = part.removesuffix("_bias"), part.endswith("_bias")
+        return f"{getattr(self.teacher.spec, module).format(i=self.layers[layer])}.{'bias' if bias else 'weight'}"
+
+    def _length(self, layer: int, images: Tensor | None) -> int:
+        """Tokens that the mixer of ``layer`` sees."""
+        grid = self.student.grids[layer]  # type: ignore[index]
+        if grid is not None:
+            return math.prod(grid) + (self.student.class_position is not None)
+        if images is None:
+            raise ValueError("mixer 'vo' and 'qkvo' of a language model need images, token ids of the usual length")
+        return images.shape[1]
+
     def scale_mixers(
         self,
         images: Tensor | None,
@@ -232,8 +270,9 @@ class Cloner:
             attention = self.teacher.spec.proj.format(i=self.layers[layer])
             for name in names[layer]:
                 note = f"{rows[name].note}; scaled to vary as much as {attention}"
-                rows[name] = dataclasses.replace(rows[name], scale=scale, note=note)
-                values[name] = scale * parameters[name].detach()
+                before = rows[name].scale
+                rows[name] = dataclasses.replace(rows[name], scale=scale * (before or 1.0), note=note.lstrip("; "))
+                values[name] = scale * values.get(name, parameters[name].detach())
 
     def _keep(self, name: str, parameter: nn.Parameter, reason: str) -> tuple[SubcloneRow, None]:
         return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), note=reason), None

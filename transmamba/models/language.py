@@ -37,6 +37,7 @@ class MambaLMConfig:
         mlp: ``"swiglu"``, which a Llama's weights fit into, or ``"gelu"``.
         norm, norm_eps: ``"rms"`` (published, and Llama's) or ``"layer"``.
         tie_embeddings: Read the head's weights from the embedding, as published.
+        bias: Whether the outer projections of the mixers have a bias; the published ones do not.
     """
 
     vocab_size: int = 50277
@@ -51,6 +52,7 @@ class MambaLMConfig:
     norm: str = "rms"
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
+    bias: bool = False
 
     def __post_init__(self) -> None:
         positive_int(vocab_size=self.vocab_size, pad_vocab_size_multiple=self.pad_vocab_size_multiple)
@@ -202,7 +204,7 @@ class _Backbone(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         blocks = [
             TransMambaBlock(
-                Mamba(config.d_model, config.d_state, config.d_conv, config.expand, layer_idx=i),
+                Mamba(config.d_model, config.d_state, config.d_conv, config.expand, bias=config.bias, layer_idx=i),
                 config.d_hidden,
                 config.norm,
                 config.norm_eps,

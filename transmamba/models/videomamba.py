@@ -44,6 +44,7 @@ class VideoMambaConfig:
         class_token: ``"head"`` of the sequence (published), or ``"none"``: mean over the tokens.
         order: ``"space_first"`` (published), frame by frame, or ``"time_first"``, place by place.
         if_divide_out: Halve the sum of the two directions; the published models do not.
+        bias: Whether the outer projections of the mixers have a bias; the published ones do not.
     """
 
     image_size: int = 224
@@ -63,6 +64,7 @@ class VideoMambaConfig:
     class_token: str = "head"
     order: str = "space_first"
     if_divide_out: bool = False
+    bias: bool = False
 
     def __post_init__(self) -> None:
         positive_int(depth=self.depth, d_model=self.d_model, image_size=self.image_size, patch_size=self.patch_size)
@@ -121,7 +123,14 @@ class VideoMamba(Student):
         self.register_buffer("to_space_first", scan_orders.inverse(order)[0] if permuted else None, persistent=False)
         blocks = [
             TransMambaBlock(
-                BiMamba(d, config.d_state, config.d_conv, config.expand, if_divide_out=config.if_divide_out),
+                BiMamba(
+                    d,
+                    config.d_state,
+                    config.d_conv,
+                    config.expand,
+                    bias=config.bias,
+                    if_divide_out=config.if_divide_out,
+                ),
                 config.d_hidden,
                 config.norm,
                 config.norm_eps,

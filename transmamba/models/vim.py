@@ -41,6 +41,7 @@ class VimConfig:
         norm, norm_eps: ``"rms"`` (published) or ``"layer"``, which a ViT's norms can be copied into.
         class_token: ``"middle"`` (published) or ``"head"`` of the sequence, or ``"none"``: mean over the tokens.
         if_divide_out: Halve the sum of the two directions, as the published ``div2`` models do.
+        bias: Whether the outer projections of the mixers have a bias; the published ones do not.
     """
 
     image_size: int = 224
@@ -58,6 +59,7 @@ class VimConfig:
     norm_eps: float = 1e-5
     class_token: str = "middle"
     if_divide_out: bool = True
+    bias: bool = False
 
     def __post_init__(self) -> None:
         positive_int(depth=self.depth)
@@ -104,7 +106,14 @@ class Vim(Student):
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + has_class, d))
         blocks = [
             TransMambaBlock(
-                BiMamba(d, config.d_state, config.d_conv, config.expand, if_divide_out=config.if_divide_out),
+                BiMamba(
+                    d,
+                    config.d_state,
+                    config.d_conv,
+                    config.expand,
+                    bias=config.bias,
+                    if_divide_out=config.if_divide_out,
+                ),
                 config.d_hidden,
                 config.norm,
                 config.norm_eps,

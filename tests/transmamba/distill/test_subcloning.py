@@ -274,8 +274,6 @@ def test_bad_input(make_teacher, make_student, images):
     with pytest.raises(TypeError, match="create_teacher"):
         subclone(student, teacher.model)
     assert all(torch.equal(p, before[name]) for name, p in student.named_parameters())
-    with pytest.raises(NotImplementedError, match="'vo' is not available yet"):
-        SubcloneConfig(mixer="vo")
     for wrong in ({"mixer": "q"}, {"importance": "random"}, {"early": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SubcloneConfig(**wrong)
