@@ -19,11 +19,13 @@ from transmamba.distill.losses import (
     depth_weights,
     direction_loss,
     kd_loss,
+    learned_loss,
     mean_cosine,
     official_loss,
     rescale,
 )
 from transmamba.distill.taps import Taps
+from transmamba.layers.parameters import without_weight_decay
 from transmamba.teachers import Teacher
 
 
@@ -34,8 +36,9 @@ class DistillConfig:
     Attributes:
         alpha, beta, kappa: Weights of the feature, task and logits terms; 0 leaves a term out.
         temperature: Of the logits term.
-        weighting: Of the layers: ``"adaptive"``, ``"uniform"``, ``"depth"``; ``"official"`` replaces the whole loss by
-            that of the authors' released code, and alpha, beta, kappa and directions are not used.
+        weighting: Of the layers: ``"adaptive"``, ``"uniform"``, ``"depth"``, ``"learned"`` (parameters beside the
+            student's); ``"official"`` replaces the whole loss by that of the authors' released code, and alpha, beta,
+            kappa and directions are not used.
         directions: ``"both"`` (all of the student's), ``"forward"``, or ``"merged"`` (the layer's output only).
         calibration: ``"none"``, ``"pad"``, ``"linear"`` or ``"mlp"``.
         clip, floor, ema: Of the adaptive weights: their range, the least cosine divided by, and the part of the old
@@ -85,8 +88,8 @@ class Distiller(nn.Module):
     .. math:: L = \beta L_{task} + \alpha \frac{1}{K} \sum_k \mathrm{AdaMAD}_k + \kappa T^2 \mathrm{KL}(p_T \| p_S)
 
     TransMamba (https://arxiv.org/abs/2502.15130), adaptive multi-directional distillation. ``parameters()`` are the
-    student's and the calibration's; the teacher is in neither ``parameters()`` nor ``state_dict()``, but moves along
-    with ``to()``.
+    student's, the calibration's and the weights' where these are learned; the teacher is in neither ``parameters()``
+    nor ``state_dict()``, but moves along with ``to()``.
 
     Args:
         student: A :class:`transmamba.models.Student`, such as Vim.
@@ -131,6 +134,10 @@ class Distiller(nn.Module):
         widths: list[int] = student.widths  # type: ignore[assignment]
         self.calibration = Calibration(widths, teacher.d_model, depth, config.calibration, channels)
         self.register_buffer("layer_weights", torch.ones(len(self.direction_names), depth))
+        # What is learned instead, beside the student; like an A_log it does not decay.
+        self.log_variance: nn.Parameter | None = None
+        if config.weighting == "learned":
+            self.log_variance = without_weight_decay(torch.zeros(len(self.direction_names), depth))
         self._teacher = (teacher,)  # in a tuple: not a submodule, so in no list of parameters and in no state
 
     @property
@@ -204,6 +211,8 @@ class Distiller(nn.Module):
         metrics = {f"cosine_{name}": c.mean() for name, c in zip(self.direction_names, cosine, strict=True)}
         if self.config.weighting == "official":
             return official_loss([fs[0] for fs in per_layer], targets), metrics
+        if self.log_variance is not None:
+            return learned_loss(cosine, self.log_variance), metrics
         weights = self._weights(cosine)
         return torch.stack([direction_loss(c, w) for c, w in zip(cosine, weights, strict=True)]).mean(), metrics
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WEIGHTINGS = ("adaptive", "uniform", "depth", "official")
+WEIGHTINGS = ("adaptive", "uniform", "depth", "learned", "official")
 
 
 def mean_cosine(student: Tensor, teacher: Tensor) -> Tensor:
@@ -59,6 +59,24 @@ def direction_loss(cosine: Tensor, weights: Tensor) -> Tensor:
     if cosine.shape != weights.shape:
         raise ValueError(f"cosine and weights must have one shape, got {tuple(cosine.shape)}, {tuple(weights.shape)}")
     return (weights * (1 - cosine)).mean()
+
+
+def learned_loss(cosine: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Loss of all layers with weights that are learned beside the student, a scalar.
+
+    .. math:: \frac{1}{L} \sum_i \frac{w_i (1 - c_i) + s_i}{\mathrm{sg}(\bar w)}, \qquad w_i = e^{-s_i}
+
+    Kendall et al. (https://arxiv.org/abs/1705.07115), eq. 10: the least loss has :math:`w_i = 1 / (1 - c_i)`, so layers
+    that agree more weigh more, unlike with :func:`adaptive_weights`. Divided by the mean weight :math:`\bar w`, so that
+    the weights move effort between layers and leave its amount; the term in ``s`` has no limit below.
+
+    Args:
+        cosine: Mean cosine per layer, ``(L,)``, or per direction and layer, ``(K, L)``.
+        log_variance: :math:`s`, of the same shape.
+    """
+    weights = torch.exp(-log_variance)
+    each = (weights * (1 - cosine) + log_variance) / weights.mean(-1, keepdim=True).detach()
+    return each.mean()
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from transmamba.config import OptimConfig
 from transmamba.distill import DistillConfig, Distiller, Taps, subclone
 from transmamba.distill.losses import adaptive_weights, kd_loss, mean_cosine, official_loss, rescale
+from transmamba.optim import create_optimizer
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 
@@ -90,6 +92,22 @@ def test_fixed_weightings(make_teacher, make_student, images, weighting):
     feature = distiller.loss(images, LABELS)[1]["feature"]
     torch.testing.assert_close(feature, (weights * (1 - c)).mean().detach(), rtol=1e-4, atol=1e-5)
     assert torch.equal(distiller.layer_weights, torch.ones(2, 3))
+
+
+def test_learned_weights_are_learned_and_do_not_decay(make_teacher, make_student, images):
+    config = DistillConfig(weighting="learned", alpha=1.0, beta=0.0, kappa=0.0)
+    distiller = Distiller(make_student(), make_teacher(), config)
+    c = cosines(distiller, images)
+    loss, metrics = distiller.loss(images, LABELS)
+    torch.testing.assert_close(loss, (1 - c).mean(), rtol=1e-4, atol=1e-5)
+    assert "cosine_backward" in metrics
+    loss.backward()
+    torch.testing.assert_close(distiller.log_variance.grad, c.detach() / 6, rtol=1e-4, atol=1e-6)
+    free = create_optimizer(distiller, OptimConfig(weight_decay=0.1)).param_groups[1]
+    assert any(p is distiller.log_variance for p in free["params"])
+    assert free["weight_decay"] == 0
+    assert "log_variance" in distiller.state_dict()
+    assert Distiller(make_student(), make_teacher()).log_variance is None
 
 
 def test_official_weighting(make_teacher, make_student, images):
@@ -199,7 +217,7 @@ def test_bad_input(make_teacher, make_student, images):
     with pytest.raises(ValueError, match="labels"):
         Distiller(student, teacher).loss(images, None)
     wrong = [
-        {"weighting": "learned"},
+        {"weighting": "random"},
         {"directions": "backward"},
         {"calibration": "cnn"},
         {"alpha": -1},

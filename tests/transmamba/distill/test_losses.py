@@ -12,6 +12,7 @@ from transmamba.distill.losses import (
     depth_weights,
     direction_loss,
     kd_loss,
+    learned_loss,
     mean_cosine,
     official_loss,
     rescale,
@@ -69,6 +70,21 @@ def test_direction_loss_is_the_weighted_mean():
 
 def test_depth_weights():
     assert depth_weights(3, torch.zeros(1)).tolist() == pytest.approx([0.5, 1.0, 1.5])
+
+
+def test_learned_loss_is_kendalls_over_the_mean_weight():
+    c = torch.tensor([0.9, 0.2], dtype=torch.double, requires_grad=True)
+    s = torch.tensor([0.3, -0.5], dtype=torch.double, requires_grad=True)
+    loss = learned_loss(c, s)
+    w = [math.exp(-0.3), math.exp(0.5)]
+    mean = sum(w) / 2
+    assert loss.item() == pytest.approx(((w[0] * 0.1 + 0.3) + (w[1] * 0.8 - 0.5)) / mean / 2)
+    loss.backward()
+    assert c.grad.tolist() == pytest.approx([-w[0] / mean / 2, -w[1] / mean / 2])
+    assert s.grad.tolist() == pytest.approx([(1 - w[0] * 0.1) / mean / 2, (1 - w[1] * 0.8) / mean / 2])
+    at_rest = torch.tensor([0.1, 0.8], dtype=torch.double).log().requires_grad_()
+    learned_loss(c.detach(), at_rest).backward()
+    assert at_rest.grad.abs().max() < 1e-12, "the least loss has w = 1 / (1 - c)"
 
 
 def test_kd_loss_is_hintons():
