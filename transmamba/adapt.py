@@ -208,7 +208,10 @@ def _scratch(config: RunConfig, data: ImageData, folder: Path, watcher: Watcher 
 
 
 def _plan(config: RunConfig, stage: str, train: TensorDataset, test: TensorDataset, epochs: int, origin: str) -> Plan:
-    return Plan(stage, train, test, epochs, config.batch_size, config.seed, config.shift, config.optim, origin)
+    shared = {
+        name: getattr(config, name) for name in ("batch_size", "seed", "shift", "optim", "accumulate", "precision")
+    }
+    return Plan(stage, train, test, epochs, origin=origin, **shared)
 
 
 def _create_student(config: RunConfig, data: ImageData) -> nn.Module:

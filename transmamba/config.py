@@ -12,6 +12,8 @@ from typing import Any
 
 from transmamba.distill import DistillConfig, SubcloneConfig
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def _within(config: Any, low: float, high: float, *names: str) -> None:
     for name in names:
@@ -132,6 +134,9 @@ class RunConfig:
         epochs: Epochs of the adaptation, warm-up included, and of the scratch baseline.
         warmup_epochs: How many of them train mixers and calibration only, on features.
         batch_size: Images per step.
+        accumulate: Compute each step in so many parts, whose gradients are added: less memory for the same step.
+        precision: "float32", or "bfloat16" for the matrix products and scans of student and teacher; weights and their
+            updates stay in float32.
         fraction: Part of the training data that the adapted student sees.
         scratch_fraction: Part that the scratch baseline sees.
         scratch: Train the baseline: the same student from its own initialisation, with cross entropy alone.
@@ -155,6 +160,8 @@ class RunConfig:
     epochs: int = 20
     warmup_epochs: int = 0
     batch_size: int = 64
+    accumulate: int = 1
+    precision: str = "float32"
     fraction: float = 1.0
     scratch_fraction: float = 1.0
     scratch: bool = True
@@ -168,8 +175,12 @@ class RunConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs", "batch_size")
+        _at_least(self, 1, "epochs", "batch_size", "accumulate")
         _at_least(self, 0, "shift", "seed", "warmup_epochs")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate must be at most batch_size = {self.batch_size}, got {self.accumulate}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         _at_least(self, 1, *(n for n in ("image_size", "channels", "threads") if getattr(self, n) is not None))
         _fraction(self, "fraction", "scratch_fraction")
         if self.warmup_epochs >= self.epochs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -53,7 +54,7 @@ class Plan:
     Attributes:
         stage: Name of the training.
         train, test: Data; the test data is measured at the end of epochs and decides about nothing.
-        epochs, batch_size, seed, shift, optim: As in :class:`transmamba.config.RunConfig`.
+        epochs, batch_size, seed, shift, optim, accumulate, precision: As in :class:`transmamba.config.RunConfig`.
         origin: Text that differs when the training would start from something else; a checkpoint with another origin
             is refused.
     """
@@ -67,6 +68,8 @@ class Plan:
     shift: int = 0
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     origin: str = ""
+    accumulate: int = 1
+    precision: str = "float32"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -181,15 +184,25 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optim, self.step, plan.steps)
         targets = smooth(labels, self._num_classes, optim.label_smoothing)
-        loss, metrics = self.loss(random_shift(images, plan.shift), targets, self.step / plan.steps)
-        value = loss.item()
-        if not torch.isfinite(loss):
+        images = random_shift(images, plan.shift)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for part, wanted in zip(
+            *(t.tensor_split(min(plan.accumulate, len(t))) for t in (images, targets)), strict=True
+        ):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                loss, metrics = self.loss(part, wanted, self.step / plan.steps)
+            share = len(part) / len(images)
+            for name, metric in {"loss": loss.detach(), **metrics}.items():
+                if metric.ndim == 0:
+                    sums[name] = sums.get(name, 0.0) + share * metric
+            (share * loss).backward()
+        value = sums["loss"].item()
+        if not math.isfinite(value):
             raise TrainingError(
                 f"the loss of {plan.stage} is {value} at step {self.step + 1} of {plan.steps}; "
                 "a lower learning rate (--optim.learning-rate) or --optim.grad-clip may help"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if optim.grad_clip:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(trained, optim.grad_clip)
@@ -197,9 +210,8 @@ class Trainer:
         self.step += 1
         if self.ema:
             self.ema.update(self.model)
-        for name, metric in {"loss": loss.detach(), **metrics}.items():
-            if metric.ndim == 0:
-                self._sums[name] = self._sums.get(name, 0.0) + metric.item()
+        for name, metric in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + metric.item()
         if self.watcher:
             self.watcher.step(value)
 

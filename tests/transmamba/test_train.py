@@ -103,8 +103,13 @@ def test_the_same_seed_gives_the_same_weights():
 
 @pytest.mark.parametrize("press_at", range(1, 7))
 def test_interrupted_anywhere_and_resumed_is_bit_for_bit_the_same(tmp_path, press_at):
-    """With everything on: dropout, augmentation, smoothing, a running mean."""
-    options = {"shift": 1, "optim": OptimConfig(learning_rate=1e-2, label_smoothing=0.1, ema=0.9)}
+    """With everything on: dropout, augmentation, smoothing, a running mean, parts, 16 bits."""
+    options = {
+        "shift": 1,
+        "accumulate": 2,
+        "precision": "bfloat16",
+        "optim": OptimConfig(learning_rate=1e-2, label_smoothing=0.1, ema=0.9),
+    }
     whole = trainer(plan(**options), network(0.5), tmp_path / "whole.pt")
     whole.run()
     path = tmp_path / "parts.pt"
@@ -174,6 +179,30 @@ def test_it_runs_outside_the_main_thread():
     thread.start()
     thread.join()
     assert run.step == 6
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 8])
+def test_a_step_in_parts_is_the_same_step(accumulate):
+    """The last batch of an epoch has 4 images, fewer than 8 parts."""
+    whole, parts = network(), network()
+    options = {"shift": 1, "optim": OptimConfig(learning_rate=1e-2, label_smoothing=0.1)}
+    first, second = trainer(plan(**options), whole), trainer(plan(accumulate=accumulate, **options), parts)
+    first.run()
+    second.run()
+    assert first.step == second.step == 6
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert [row["loss"] for row in second.history] == pytest.approx([row["loss"] for row in first.history], rel=1e-4)
+
+
+def test_bfloat16_computes_in_16_bits_and_keeps_weights_in_32():
+    model, seen = network(), set()
+    model[1].register_forward_hook(lambda _m, _a, out: seen.add((model.training, out.dtype)))
+    run = trainer(plan(epochs=8, precision="bfloat16"), model)
+    run.run()
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert run.history[-1]["accuracy"] > 0.9
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):

@@ -178,7 +178,10 @@ class Distiller(nn.Module):
         zero, rows = logits.new_zeros(()), logits.flatten(0, -2)  # one row per image, or per token of a text
         task = zero
         if beta and labels is not None:
-            task = F.cross_entropy(rows, labels.flatten() if logits.dim() == 3 else labels)
+            task = F.cross_entropy(
+                rows.to(torch.promote_types(rows.dtype, torch.float32)),
+                labels.flatten() if logits.dim() == 3 else labels,
+            )
         kd = zero
         if kappa and seen is not None and seen.logits is not None:
             kd = kd_loss(rows, seen.logits.flatten(0, -2), config.temperature)

@@ -1,4 +1,4 @@
-"""Losses of the distillation: pure functions of tensors."""
+"""Losses of the distillation: pure functions of tensors, computed in float32 at least."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ WEIGHTINGS = ("adaptive", "uniform", "depth", "learned", "official")
 
 def mean_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean over batch and tokens of the cosine between features ``(batch, L, d)``; a scalar in [-1, 1]."""
-    return F.cosine_similarity(student, teacher, dim=-1).mean()
+    # In 16 bits a cosine near 1 would have no digits left behind 1 - c.
+    return F.cosine_similarity(_wide(student), _wide(teacher), dim=-1).mean()
 
 
 def adaptive_weights(
@@ -94,8 +95,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
             f"logits must have one shape, got student {tuple(student_logits.shape)} and "
             f"teacher {tuple(teacher_logits.shape)}"
         )
-    student = F.log_softmax(student_logits / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=-1)
+    student = F.log_softmax(_wide(student_logits) / temperature, dim=-1)
+    teacher = F.log_softmax(_wide(teacher_logits.detach()) / temperature, dim=-1)
     return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 
@@ -104,8 +105,8 @@ def channel_cross_entropy(student: Tensor, teacher: Tensor, temperature: float =
 
     .. math:: H(f_T, f_S) = -\sum_c \mathrm{softmax}(f_T / T)_c \log \mathrm{softmax}(f_S / T)_c
     """
-    target = F.softmax(teacher.detach() / temperature, dim=-1)
-    return -(target * F.log_softmax(student / temperature, dim=-1)).sum(-1).mean()
+    target = F.softmax(_wide(teacher.detach()) / temperature, dim=-1)
+    return -(target * F.log_softmax(_wide(student) / temperature, dim=-1)).sum(-1).mean()
 
 
 def official_loss(features: list[Tensor], teacher: Tensor | list[Tensor], temperature: float = 2.0) -> Tensor:
@@ -122,3 +123,7 @@ def official_loss(features: list[Tensor], teacher: Tensor | list[Tensor], temper
     targets = [teacher] * len(features) if isinstance(teacher, Tensor) else teacher
     losses = [channel_cross_entropy(f, target, temperature) for f, target in zip(features, targets, strict=True)]
     return 120 * losses[-1] + sum(i * loss for i, loss in enumerate(losses, start=1))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -159,6 +159,19 @@ def test_alpha_decays_over_the_end_of_the_training(make_teacher, make_student, i
     assert totals[0.9] == pytest.approx((totals[0.8] + rest) / 2)
 
 
+def test_the_loss_in_bfloat16_is_close_and_learns(make_teacher, make_student, images):
+    config = DistillConfig(weighting="uniform")
+    distiller = Distiller(make_student(), make_teacher(), config)
+    full = distiller.loss(images, LABELS)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, metrics = distiller.loss(images, LABELS)
+    assert metrics["logits"].dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(full.item(), rel=0.05)
+    loss.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in distiller.parameters())
+
+
 def test_terms_with_zero_weight_are_not_computed(make_teacher, make_student, images):
     distiller = Distiller(make_student(num_classes=7), make_teacher(), DistillConfig(alpha=0, beta=1, kappa=0))
     hook = distiller.teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher was asked for nothing"))

@@ -115,3 +115,12 @@ def test_official_loss_formula():
     expected = 120 * cross_entropy(teacher, features[2])
     expected += sum((i + 1) * cross_entropy(teacher, f) for i, f in enumerate(features))
     assert official_loss(features, teacher).item() == pytest.approx(expected)
+
+
+def test_features_of_16_bits_are_compared_in_32():
+    torch.manual_seed(0)
+    a = torch.randn(2, 3, 64).bfloat16()
+    b = (a + 0.01 * torch.randn(2, 3, 64)).bfloat16()
+    exact = F.cosine_similarity(a.double(), b.double(), dim=-1).mean()
+    assert (1 - mean_cosine(a, b)).item() == pytest.approx((1 - exact).item(), rel=0.01)
+    assert kd_loss(a[0], b[0]).dtype == channel_cross_entropy(a, b).dtype == torch.float32
