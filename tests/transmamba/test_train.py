@@ -124,10 +124,11 @@ def test_interrupted_anywhere_and_resumed_is_bit_for_bit_the_same(tmp_path, pres
     assert whole.history == rest.history
 
 
-def test_a_distillation_resumes_bit_for_bit(tmp_path):
-    """Adaptive weights are part of the state."""
+@pytest.mark.parametrize("weighting", ["adaptive", "learned"])
+def test_a_distillation_resumes_bit_for_bit(tmp_path, weighting):
+    """Adaptive and learned weights are part of the state, and of the running mean's."""
     transformers = pytest.importorskip("transformers")
-    from transmamba.distill import Distiller
+    from transmamba.distill import DistillConfig, Distiller
     from transmamba.models import create_model
     from transmamba.teachers import create_teacher
 
@@ -137,15 +138,20 @@ def test_a_distillation_resumes_bit_for_bit(tmp_path):
         shape = {"image_size": 8, "patch_size": 2, "num_channels": 1, "num_labels": 3}
         teacher = create_teacher(transformers.ViTConfig(**sizes, **shape))
         student = create_model("transmamba_vim_micro", d_model=8, depth=2, d_state=2, num_classes=3)
-        distiller = Distiller(student, teacher)
-        Trainer(plan(), distiller, distiller.loss, student, path, watcher).run()
+        distiller = Distiller(student, teacher, DistillConfig(weighting=weighting))
+        optim = OptimConfig(learning_rate=1e-2, ema=0.9)
+        Trainer(plan(optim=optim, accumulate=2), distiller, distiller.loss, student, path, watcher).run()
         return load_checkpoint(path)
 
     whole = run(tmp_path / "whole.pt")
     with pytest.raises(Interrupted):
         run(tmp_path / "parts.pt", Watch(4))
     assert equal(whole, run(tmp_path / "parts.pt"))
-    assert not torch.equal(whole["model"]["layer_weights"], torch.ones(2, 2))
+    moved, start = {"adaptive": ("layer_weights", torch.ones(2, 2)), "learned": ("log_variance", torch.zeros(2, 2))}[
+        weighting
+    ]
+    assert not torch.equal(whole["model"][moved], start)
+    assert not torch.equal(whole["ema"][moved], start)
     assert {"cosine_forward", "cosine_backward", "task", "feature", "kd"} <= whole["history"][0].keys()
 
 
