@@ -37,43 +37,55 @@ def take_scans(
     for path, theirs in zip(paths, layers, strict=True):
         prefix, mixer = _mixer(student, path)
         source, given = _mixer(donor, donor.layer_names[theirs])
-        tensors = dict(given.named_parameters())
+        tensors = _tensors(given, mixer)
         for local, parameter in mixer.named_parameters():
-            if not (_WHOLE.match(local) or local.startswith(("x_proj", "in_proj"))):
-                continue
-            name, other = prefix + local, local
-            if other not in tensors:
-                other = re.sub(r"_b(?=[._]|$)", "", local)
-            found, row = tensors.get(other), rows[name]
-            value = values.get(name, parameter.detach()).clone()
             part = _rows_of_scan(local, mixer)
-            if not value[part].numel():
+            if part is None or not parameter[part].numel():
                 continue
-            if found is None and local == "in_proj.bias":
-                found = torch.zeros_like(parameter)  # a gate without a bias
+            name, other = prefix + local, local if local in tensors else re.sub(r"_b(?=[._]|$)", "", local)
+            found, row = tensors.get(other), rows[name]
             if found is None or found.shape != parameter.shape:
                 reason = f"has no {other}" if found is None else f"has {other} of shape {tuple(found.shape)}"
                 rows[name] = dataclasses.replace(row, note="; ".join(filter(None, [row.note, f"ssm_from {reason}"])))
                 continue
-            value[part] = found.detach()[part].to(value)
+            value = values.get(name, parameter.detach()).clone()
+            value[part] = found[part].to(value)
             values[name] = value
-            origin, share = f"ssm_from:{source}{other}", value[part].numel() / value.numel()
-            if share == 1:
-                rows[name] = SubcloneRow(name, row.shape, row.numel, origin, coverage=1.0)
-            else:
-                what = f"{'step size' if local.startswith('x_proj') else 'gate'} of ssm_from"
-                note = what if row.source is None else f"{row.note}; {what}"
-                origin = origin if row.source is None else f"{row.source} + {origin}"
-                rows[name] = dataclasses.replace(row, source=origin, coverage=min(1.0, row.coverage + share), note=note)
+            rows[name] = _row(row, f"ssm_from:{source}{other}", value[part].numel() / value.numel(), local)
             taken += 1
     if not taken:
         raise ValueError(f"ssm_from {str(folder)!r}: nothing of {donor.name} fits the student's mixers")
 
 
+def _tensors(given: Any, mixer: Any) -> dict[str, Tensor]:
+    """The donor's tensors by name, as they would be in a mixer like ``mixer``."""
+    tensors = {name: parameter.detach() for name, parameter in given.named_parameters()}
+    bias = mixer.in_proj.bias
+    if bias is not None and given.in_proj.bias is None and given.in_proj.weight.shape == mixer.in_proj.weight.shape:
+        tensors["in_proj.bias"] = torch.zeros_like(bias)  # a gate without a bias
+    counted = [2 if getattr(of, "double_dt_bias", False) else 1 for of in (given, mixer)]
+    if counted[0] != counted[1] and "dt_proj.bias" in tensors:
+        tensors["dt_proj.bias"] = tensors["dt_proj.bias"] * (counted[0] / counted[1])
+    return tensors
+
+
 def _rows_of_scan(local: str, mixer: Any) -> Any:
+    """Index of what is taken of a tensor, or None: of ``x_proj`` the step size, of ``in_proj`` the gate."""
     if local.startswith("x_proj"):
         return ..., slice(mixer.dt_rank), slice(None)
-    return slice(mixer.d_inner, None) if local.startswith("in_proj") else ...
+    if local.startswith("in_proj"):
+        return slice(mixer.d_inner, None)
+    return ... if _WHOLE.match(local) else None
+
+
+def _row(row: SubcloneRow, origin: str, share: float, local: str) -> SubcloneRow:
+    if share == 1:
+        return SubcloneRow(row.tensor, row.shape, row.numel, origin, coverage=1.0)
+    what = f"{'step size' if local.startswith('x_proj') else 'gate'} of ssm_from"
+    if row.source is None:
+        return dataclasses.replace(row, source=origin, coverage=share, note=what)
+    coverage = min(1.0, row.coverage + share)
+    return dataclasses.replace(row, source=f"{row.source} + {origin}", coverage=coverage, note=f"{row.note}; {what}")
 
 
 def _mixer(model: nn.Module, path: str) -> tuple[str, Any]:

@@ -301,13 +301,28 @@ def test_scans_come_from_another_mamba(make_teacher, make_student, tmp_path, kin
     assert row.coverage == (1 if kind == "vo" else 0.5)
 
 
+def test_a_step_size_whose_bias_counts_twice_stays_the_same(make_teacher, tmp_path):
+    pytest.importorskip("safetensors")
+    given = donor(tmp_path / "lm", depth=1)
+    shape = {"d_model": 16, "depth": 1, "d_state": 3, "num_classes": 5}
+    student = create_model("transmamba_plainmamba_micro", **shape, double_dt_bias=True)
+    found = rows(subclone(student, make_teacher(), vo("none", ssm_from=str(tmp_path / "lm"))))
+    mixer = student.backbone.layers[0].mamba
+    torch.testing.assert_close(2 * mixer.dt_proj.bias, given.backbone.layers[0].mixer.dt_proj.bias)
+    assert "ssm_from has no conv2d.weight" in found["backbone.layers.0.mamba.conv2d.weight"].note
+
+
 def test_what_a_donor_does_not_have_is_said(make_teacher, make_student, tmp_path):
     pytest.importorskip("safetensors")
     donor(tmp_path / "lm", d_conv=3)
     found = rows(subclone(make_student(), make_teacher(), vo("none", ssm_from=str(tmp_path / "lm"))))
     assert "ssm_from has conv1d.weight of shape (32, 1, 3)" in found["layers.0.mixer.conv1d_b.weight"].note
     donor(tmp_path / "wide", d_model=24)
-    with pytest.raises(ValueError, match="nothing of transmamba_lm_micro fits"):
-        subclone(make_student(), make_teacher(), vo("none", ssm_from=str(tmp_path / "wide")))
+    for bias in (False, True):
+        student = make_student(bias=bias, d_state=4)
+        before = values(student)
+        with pytest.raises(ValueError, match="nothing of transmamba_lm_micro fits"):
+            subclone(student, make_teacher(), vo("none", ssm_from=str(tmp_path / "wide")))
+        assert all(torch.equal(p, before[n]) for n, p in student.named_parameters())
     with pytest.raises(FileNotFoundError, match="nowhere"):
         subclone(make_student(), make_teacher(), vo("none", ssm_from=str(tmp_path / "nowhere")))
