@@ -28,6 +28,7 @@ CALLS = {
     "selective_scan small": (selective_scan, lambda: selective_scan.make_inputs(2, 20, 37, 4), {"reverse": True}),
     "selective_scan wide": (selective_scan, lambda: selective_scan.make_inputs(1, 5, 37, 70), {}),
     "selective_scan groups": (selective_scan, lambda: selective_scan.make_inputs(1, 12, 37, 4, groups=3), {}),
+    "selective_scan chunks": (selective_scan, lambda: selective_scan.make_inputs(1, 5, 290, 4), {}),
     "selective_scan packed": (selective_scan, lambda: selective_scan.make_packed(LENGTHS), {"cu_seqlens": LENGTHS}),
     "state_update": (state_update, lambda: state_update.make_inputs(2, (37,), 16), {}),
     "conv_state_update": (conv_state_update, lambda: conv_state_update.make_inputs(2, 37), {}),

@@ -61,6 +61,13 @@ def test_reverse(target, length):
     check(target, make_inputs(1, 5, length, 3), reverse=True)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_few_channels_of_a_long_sequence(target, reverse):
+    if target.backend == "triton":
+        pytest.skip("cuts no sequence into chunks")
+    check(target, make_inputs(1, 5, 290, 4, C_kind="constant"), reverse=reverse)
+
+
 def test_a_bias_for_each_sample(target):
     check(target, make_inputs(3, 5, 7, 3, per_sample_bias=True))
 
