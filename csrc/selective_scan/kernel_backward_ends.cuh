@@ -6,7 +6,7 @@ namespace transmamba::cuda {
 
 // ends (units, E, N) are the adjoints of the states before the chunks, sizes (units, E) the sums of dt.
 template <class Layout>
-__global__ void __launch_bounds__(BackwardTile<Layout, true>::kThreads)
+__global__ void __launch_bounds__(BackwardTile<Layout, true>::kThreads, BackwardTile<Layout, true>::kBlocks)
     scan_backward_ends_kernel(const __grid_constant__ BackwardViews s, View ends, float* sizes) {
   using Tile = BackwardTile<Layout, true>;
   constexpr int K = Tile::kChannels;
