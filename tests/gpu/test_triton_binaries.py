@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.cuda_resources import cuobjdump
 
+ROOT = Path(__file__).parents[2]
 GPUS = ("80", "90", "120", "gfx942")
 
 
@@ -24,7 +26,7 @@ def binaries(tmp_path_factory):
         environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp(name))
         command = (sys.executable, "-m", "tests.gpu.triton_binaries", name)
         running[name] = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     return {name: (*process.communicate(), process.returncode) for name, process in running.items()}
 

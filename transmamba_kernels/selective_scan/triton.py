@@ -88,9 +88,9 @@ class _Tiles:
         self.groups = count_groups(B, C)
         self.group_channels = u.shape[1] // self.groups
         self.padded = triton.next_power_of_2(A.shape[1])
-        # The sums over time of dB and dC take as many registers as the state, and so do B and C of each channel's own.
+        # Sums over time of dB and dC take as many registers as the states, and so do B and C of each channel's own.
         kinds = [_kind(M, u.shape[2]) for M in (B, C)]
-        states_of_a_lane = 16 if self.padded <= 16 and "time" in kinds and "channel" not in kinds else 8
+        states_of_a_lane = 4 if "channel" in kinds else 16 if self.padded <= 16 and "time" in kinds else 8
         widest = max(1, min(LANES, LANES * states_of_a_lane // self.padded))
         self.block = min(widest, triton.next_power_of_2(self.group_channels))
         self.group_tiles = -(-self.group_channels // self.block)
