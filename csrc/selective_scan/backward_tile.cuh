@@ -99,15 +99,6 @@ __device__ __forceinline__ BackwardBlock* block_of(float* memory) {
   return reinterpret_cast<BackwardBlock*>(memory + Tile::kBlock);
 }
 
-// Calls f for a thread's share of the pieces of a tile: whole ones, which take a third of the instructions, or any.
-template <class Tile, class F>
-__device__ __forceinline__ void each_tile_piece(const BackwardBlock& block, int steps, F f) {
-  if constexpr (Tile::kWidth % kPiece == 0)
-    if (block.in_words && steps == Tile::kSteps && block.tile.channels == Tile::kWidth)
-      return each_whole_piece<Tile::kSteps, Tile::kWidth>(f);
-  each_piece<Tile::kSteps, Tile::kWidth>(block.u.along_steps(), steps, block.tile.channels, f);
-}
-
 template <class P>
 __device__ __forceinline__ void store_added(const Plane& to, const P& p, Floats x, bool add) {
   if (add) {

@@ -26,6 +26,7 @@ struct ForwardBlock {
   bool last;  // of the chunks
   int64_t unit;
   Plane u, delta, B, C, z, addend, out;
+  bool in_words;  // all that are read and written piece by piece
 
   __device__ ForwardBlock(const ForwardViews& s, const ChannelTile& channels, int64_t place)
       : tile(channels),
@@ -38,7 +39,8 @@ struct ForwardBlock {
         C(states_of(s.C, walk.batch, tile, walk.times, s.channel_C)),
         z(channels_of(s.z, walk.batch, tile, walk.tokens)),
         addend(channels_of(s.addend, walk.batch, tile, walk.tokens)),
-        out(channels_of(s.out, walk.batch, tile, walk.tokens)) {}
+        out(channels_of(s.out, walk.batch, tile, walk.tokens)),
+        in_words(u.in_words() && delta.in_words() && z.in_words() && addend.in_words() && out.in_words()) {}
 };
 
 // Channels of a thread and of a block, and steps of a tile.
@@ -62,23 +64,22 @@ struct ForwardTile {
   static constexpr int kBytes = kBlock * sizeof(float) + sizeof(ForwardBlock);
 };
 
-// dt = softplus(delta + bias) and dtu = dt u, zeros where there is nothing.
+// dt = softplus(delta + bias) and dtu = dt u of the steps from `start` on, zeros where there is nothing.
 template <class Tile>
-__device__ __forceinline__ void stage_steps(const Plane& u, const Plane& delta, const float* bias, bool with_softplus,
-                                            int steps, int channels, float* to) {
-  each_piece<Tile::kSteps, Tile::kWidth>(u.along_steps(), steps, channels, [&](const Piece& p) {
+__device__ __forceinline__ void stage_steps(const ForwardBlock& block, bool with_softplus, int64_t start, int steps,
+                                            float* memory) {
+  const Plane u = block.u.from(start), delta = block.delta.from(start);
+  each_tile_piece<Tile>(block, steps, [&](const auto& p) {
     const Raw raw_u = load(u, p), raw_delta = load(delta, p);
-    const Floats x = unpack(raw_u, u.dtype);
-    Floats dt = unpack(raw_delta, delta.dtype);
+    const Floats x = unpack(raw_u, u.dtype), bias = get_row(memory + Tile::kBias, p);
+    Floats dt = unpack(raw_delta, delta.dtype), dtu;
 #pragma unroll
     for (int i = 0; i < kPiece; ++i) {
-      const float sum = dt[i] + bias[p.along_steps ? p.column : p.column + i];
+      const float sum = dt[i] + bias[i];
       dt[i] = i < p.count ? with_softplus ? softplus(sum) : sum : 0.0f;
+      dtu[i] = dt[i] * x[i];
     }
-    Floats dtu;
-#pragma unroll
-    for (int i = 0; i < kPiece; ++i) dtu[i] = dt[i] * x[i];
-    put_pairs<Tile>(to, p, dt, dtu);
+    put_pairs<Tile>(memory, p, dt, dtu);
   });
 }
 
@@ -151,19 +152,21 @@ __device__ __forceinline__ void walk_tile(const ScanViews& s, const float* memor
 
 // out = (y + D u + addend) silu(z)
 template <class Tile>
-__device__ __forceinline__ void finish_steps(const Plane& out, const Plane& u, const Plane& z, const Plane& addend,
-                                             const float* y, const float* D, bool with_D, int steps, int channels) {
-  each_piece<Tile::kSteps, Tile::kWidth>(out.along_steps(), steps, channels, [&](const Piece& p) {
+__device__ __forceinline__ void finish_steps(const ForwardBlock& block, bool with_D, int64_t start, int steps,
+                                             const float* memory) {
+  const Plane u = block.u.from(start), z = block.z.from(start), addend = block.addend.from(start),
+              out = block.out.from(start);
+  each_tile_piece<Tile>(block, steps, [&](const auto& p) {
     if (p.count <= 0) return;
     Raw raw_u{}, raw_z{}, raw_addend{};
     if (with_D) raw_u = load(u, p);
     if (z) raw_z = load(z, p);
     if (addend) raw_addend = load(addend, p);
-    Floats sum = get<Tile::kSumRow>(y, p);
+    Floats sum = get<Tile::kSumRow>(memory + Tile::kY, p);
     if (with_D) {
-      const Floats x = unpack(raw_u, u.dtype);
+      const Floats x = unpack(raw_u, u.dtype), D = get_row(memory + Tile::kD, p);
 #pragma unroll
-      for (int i = 0; i < kPiece; ++i) sum[i] = fmaf(D[p.along_steps ? p.column : p.column + i], x[i], sum[i]);
+      for (int i = 0; i < kPiece; ++i) sum[i] = fmaf(D[i], x[i], sum[i]);
     }
     if (addend) {
       const Floats x = unpack(raw_addend, addend.dtype);

@@ -45,7 +45,7 @@ __device__ __forceinline__ void scan_sequence(const ForwardViews& s, float* memo
   for (int64_t start = 0; start < w.length; start += Tile::kSteps) {
     const int64_t rest = w.length - start;
     const int steps = int(rest < Tile::kSteps ? rest : Tile::kSteps);
-    stage_steps<Tile>(block.u.from(start), block.delta.from(start), bias, s.softplus, steps, tile.channels, memory);
+    stage_steps<Tile>(block, s.softplus, start, steps, memory);
     stage_coefficients<Layout, Tile>(s, block.B, block.C, tile.channels, start, steps, memory);
     __syncthreads();
     const bool by_channel = s.channel_B || s.channel_C;
@@ -64,8 +64,7 @@ __device__ __forceinline__ void scan_sequence(const ForwardViews& s, float* memo
     else
       walk_tile<Layout, false, true>(s, memory, y, steps, channel, lane, A, h, total);
     __syncthreads();
-    finish_steps<Tile>(block.out.from(start), block.u.from(start), block.z.from(start), block.addend.from(start), y, D,
-                       s.D.data, steps, tile.channels);
+    finish_steps<Tile>(block, s.D.data, start, steps, memory);
   }
   if (s.ends.data) {
     store_states<Layout>(h, s.ends, block.unit, tile, channel, lane, s.states);

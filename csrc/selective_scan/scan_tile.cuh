@@ -116,6 +116,15 @@ __device__ inline Plane states_of(const View& x, int64_t batch, const ChannelTil
           by_channel ? Steps{} : steps};
 }
 
+// Calls f for a thread's share of the pieces of a tile: whole ones, which take a third of the instructions, or any.
+template <class Tile, class Block, class F>
+__device__ __forceinline__ void each_tile_piece(const Block& block, int steps, F f) {
+  if constexpr (Tile::kWidth % kPiece == 0)
+    if (block.in_words && steps == Tile::kSteps && block.tile.channels == Tile::kWidth)
+      return each_whole_piece<Tile::kSteps, Tile::kWidth>(f);
+  each_piece<Tile::kSteps, Tile::kWidth>(block.u.along_steps(), steps, block.tile.channels, f);
+}
+
 // The coefficients of a tile: those of its steps or, where they are one row a channel, of its channels.
 template <class Layout, class Tile>
 __device__ __forceinline__ void stage_coefficients(const ScanViews& s, const Plane& B, const Plane& C, int channels,
