@@ -63,12 +63,9 @@ TM_INLINE Vec<T> splat(T x) {
 }
 template <class T>
 TM_INLINE T sum(Vec<T> v) {
-  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
-    IntVec<T> other;
-    for (int i = 0; i < kLanes<T>; ++i) other[i] = i ^ half;
-    v += __builtin_shuffle(v, other);
-  }
-  return v[0];
+  T total = 0;
+  for (int i = 0; i < kLanes<T>; ++i) total += v[i];
+  return total;
 }
 // The largest number of a vector of none below 0; not-a-numbers are passed over.
 template <class T>
