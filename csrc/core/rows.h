@@ -38,6 +38,11 @@ struct Plane {
     const int64_t steps = list ? 0 : t;
     return {data + (c * channel + steps * time) * item_size(dtype), channel, time, dtype, list ? list + t : nullptr};
   }
+  // Of a plane that is no list itself.
+  Plane along(const Steps& steps) const {
+    const Plane p = at(0, steps.first);
+    return {p.data, channel, steps.sign * time, dtype, steps.list};
+  }
 };
 
 TM_INLINE Plane plane(const Tensor& x, int64_t batch, bool reverse) {
@@ -46,10 +51,7 @@ TM_INLINE Plane plane(const Tensor& x, int64_t batch, bool reverse) {
           x.dtype};
 }
 TM_INLINE Plane plane(const Tensor& x, int64_t batch, const Steps& steps) {
-  Plane p = plane(x, batch, false).at(0, steps.first);
-  p.time *= steps.sign;
-  p.list = steps.list;
-  return p;
+  return plane(x, batch, false).along(steps);
 }
 
 template <class T>

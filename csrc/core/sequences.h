@@ -79,9 +79,7 @@ class Sequences {
 
 // (channels, time) of one sequence.
 TM_INLINE Plane plane(const Tensor& x, const Sequence& s, bool reverse) {
-  Plane p = plane(x, s.batch, false).at(0, reverse ? s.start + s.length - 1 : s.start);
-  if (reverse) p.time = -p.time;
-  return p;
+  return plane(x, s.batch, reverse ? Steps{s.start + s.length - 1, -1} : Steps{s.start, 1});
 }
 
 }  // namespace

@@ -139,11 +139,7 @@ TM_INLINE Coefficients<T> stage_coefficients(const Tensor& x, const Sizes<T>& s,
   const bool constant = x.shape[r + 1] == 1 && s.length != 1;
   char* data = static_cast<char*>(x.data) + (batch * x.stride[0] + offset) * item_size(x.dtype);
   Plane from{data, state, constant ? 0 : x.stride[r + 1], x.dtype};
-  if (!constant) {
-    from = from.at(0, rows.first);
-    from.time *= rows.sign;
-    from.list = rows.list;
-  }
+  if (!constant) from = from.along(rows);
   if (!from.list && x.dtype == kDType<T> && state == 1 && s.states == s.padded_states)
     return {reinterpret_cast<const T*>(from.data), from.time};
   const int count = constant ? 1 : steps;
