@@ -25,8 +25,9 @@ from transmamba.layers import SS2D, BiMamba, Mamba, PlainMamba2D
 MIXERS = ("none", "vo", "qkvo")
 _KNOWN = (Mamba, BiMamba, PlainMamba2D, SS2D)
 _GATE = 1.278464542761074  # silu of this is 1
-# Directions of V that are so much weaker than the strongest one tell nothing about K.
-_RTOL = 1e-3
+# Directions of V that are so much weaker than the strongest one are left out: solving for them makes B and C large, and
+# the training unsteady.
+_RTOL = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +149,8 @@ def _queries_and_keys(mixer: Any, own: Tensor, attention: Attention, residual: A
     r"""``x_proj`` whose B is the keys and whose C is the queries, one index set of states per head for both.
 
     B and C are projected from the inner channels, not from the block's input, so ``W_B W_x ~ W_K`` is solved by least
-    squares, which is exact where the values determine the input. C is scaled so that :math:`C^\top B` estimates the
-    mean over the heads of :math:`q^\top k / \sqrt{d}`.
+    squares, which is exact where the values determine the input well. C is scaled so that :math:`C^\top B` estimates
+    the mean over the heads of :math:`q^\top k / \sqrt{d}`.
     """
     states, ranks, inner, n = mixer.d_state, mixer.dt_rank, attention.query.shape[0], weight_of_x.shape[0]
     heads, m = inner // attention.head_dim, min(mixer.d_state, inner)

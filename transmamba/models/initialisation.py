@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,18 @@ from transmamba.layers import TransMambaBlock
 def initialise_blocks(blocks: Sequence[TransMambaBlock]) -> None:
     """Scale what blocks add to the residual stream to their number.
 
-    Without MLPs the mixers' outputs are scaled, as in the published Vim and Mamba. Beside an MLP only the MLP's are: a
-    fresh mixer is far quieter than the attention it stands for already.
+    The mixers' outer projections start with biases of 0, as those of mamba_ssm do. Without MLPs the mixers' outputs are
+    scaled, as in the published Vim and Mamba. Beside an MLP only the MLP's are: a fresh mixer is far quieter than the
+    attention it stands for already.
     """
     with torch.no_grad():
         for block in blocks:
+            mixer: Any = block.get_submodule(block.mixer_name)
+            for linear in (mixer.in_proj, mixer.out_proj):
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
             if block.mlp is None:
-                block.get_submodule(block.mixer_name).out_proj.weight /= math.sqrt(len(blocks))  # type: ignore
+                mixer.out_proj.weight /= math.sqrt(len(blocks))
                 continue
             for name, bias in block.mlp.named_parameters():
                 if name.endswith("bias"):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from transmamba.distill import SubcloneConfig, subclone
 from transmamba.distill.attention import read_attention
@@ -74,6 +75,7 @@ def test_vo_makes_a_vim_mixer_a_linear_attention(make_teacher, make_student):
 def test_qkvo_takes_queries_and_keys_with_one_index_set_per_head(make_teacher, make_student):
     teacher, student = make_teacher(), make_student(bias=True, d_state=6)
     teacher.part("value", 1).bias.data.zero_()
+    nn.init.orthogonal_(teacher.part("value", 1).weight)  # the values determine the input
     report = subclone(student, teacher, vo("qkvo"))
     student.double()
     x = torch.randn(2, 17, 16, dtype=torch.double)
@@ -96,6 +98,7 @@ def test_qkvo_takes_queries_and_keys_with_one_index_set_per_head(make_teacher, m
 def test_all_states_of_all_heads_estimate_the_mean_logit(make_teacher, make_student):
     teacher, student = make_teacher(), make_student(bias=True, d_state=20)
     teacher.part("value", 0).bias.data.zero_()
+    nn.init.orthogonal_(teacher.part("value", 0).weight)  # the values determine the input
     subclone(student, teacher, vo("qkvo"))
     student.double()
     x, attention = torch.randn(1, 17, 16, dtype=torch.double), read_attention(teacher, 0)
