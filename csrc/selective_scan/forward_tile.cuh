@@ -51,7 +51,7 @@ struct ForwardTile {
   static constexpr int kSteps = Layout::kLanes <= 16 ? 32 : 16;
   static constexpr int kThreads = kWidth / kChannels * Layout::kLanes;
   static constexpr int kBlocks = Layout::kLanes == 16 ? 3 : 512 / kThreads;  // on a multiprocessor, for the registers
-  static constexpr int kUnroll = 4;  // steps whose sums over the lanes are taken together
+  static constexpr int kUnroll = Layout::kLanes == 32 ? 2 : 4;  // steps whose sums over the lanes are taken together
 
   static constexpr int kRow = 2 * kWidth;     // of dt and dtu
   static constexpr int kSumRow = kWidth + 8;  // of y; its pairs of channels and steps hit every bank once
@@ -164,9 +164,10 @@ __device__ __forceinline__ void finish_steps(const ForwardBlock& block, bool wit
     if (addend) raw_addend = load(addend, p);
     Floats sum = get<Tile::kSumRow>(memory + Tile::kY, p);
     if (with_D) {
-      const Floats x = unpack(raw_u, u.dtype), D = get_row(memory + Tile::kD, p);
+      const Floats x = unpack(raw_u, u.dtype);
+      const float* D = memory + Tile::kD + p.column;  // one by one: registers are few here
 #pragma unroll
-      for (int i = 0; i < kPiece; ++i) sum[i] = fmaf(D[i], x[i], sum[i]);
+      for (int i = 0; i < kPiece; ++i) sum[i] = fmaf(D[p.along_steps ? 0 : i], x[i], sum[i]);
     }
     if (addend) {
       const Floats x = unpack(raw_addend, addend.dtype);
