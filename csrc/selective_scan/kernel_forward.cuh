@@ -5,6 +5,8 @@
 // the states that chunks start from, of these and of exp(A sum dt), the decay over a chunk; and the scan of every
 // chunk.
 #pragma once
+#include <new>
+
 #include "selective_scan/forward_tile.cuh"
 
 namespace transmamba::cuda {
@@ -97,8 +99,7 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, ForwardTile<Lay
       const ForwardViews& s = all.scans[k];
       __syncthreads();  // what the one before has written is there for all threads, and its memory is free
       if (threadIdx.x == 0)
-        *reinterpret_cast<ForwardBlock*>(memory + Tile::kBlock) =
-            ForwardBlock(s, channel_tile<Tile::kWidth>(s, blockIdx.x), unit);
+        new (memory + Tile::kBlock) ForwardBlock(s, channel_tile<Tile::kWidth>(s, blockIdx.x), unit);
       __syncthreads();
       scan_sequence<Layout>(s, memory);
     }
