@@ -69,8 +69,9 @@ struct PartialSums {
 
  private:
   float* take(int64_t numbers) {
-    count += numbers;
-    return partial + count - numbers;
+    const int64_t first = (count + 3) / 4 * 4;  // rows of dB and dC are written 16 bytes at a time
+    count = first + numbers;
+    return partial + first;
   }
   float* sum(const Tensor& to, int64_t outer, int64_t terms, int64_t inner) {
     if (!to) return nullptr;
