@@ -67,6 +67,11 @@ def _cuda_refuses(names: Sequence[str], tensors: Tensors) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _triton_problem() -> str | None:
+    return _find_triton()
+
+
+@lru_cache(maxsize=1)
+def _find_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "is not installed (it comes with the CUDA builds of torch)"
     if _triton_device_type() == "cpu" or torch.cuda.is_available():
@@ -129,7 +134,9 @@ class Backends:
         """
         if wanted is not None and wanted not in self.names:
             raise ValueError(f"backend must be one of {', '.join(map(repr, self.names))} or None, got {wanted!r}")
-        reason = self._refuses(self.tensors, tensors) if wanted != "reference" else None
+        if wanted == "reference":
+            return wanted
+        reason = self._refuses(self.tensors, tensors)
         if wanted is None:
             if reason is None:
                 for row in COMPILED:
@@ -137,10 +144,7 @@ class Backends:
                         return row.name
                 self._tell(tensors)
             return "reference"
-        if wanted == "reference":
-            return wanted
-        row = COMPILED[self.names.index(wanted)]
-        reason = reason or self._reason(row, tensors)
+        reason = reason or self._reason(COMPILED[self.names.index(wanted)], tensors)
         if reason is not None:
             raise NotImplementedError(f"backend {wanted!r} cannot run {self.op} here: it {reason}")
         return wanted
@@ -159,7 +163,7 @@ class Backends:
         """
 
         def run(*arguments: Any) -> Any:
-            chosen = getattr(_module(self.op, arguments[behind]), function)
+            chosen = getattr(kernels(self.op, arguments[behind]), function)
             return chosen(*arguments[:behind], *arguments[behind + 1 :])
 
         return run
@@ -178,7 +182,8 @@ class Backends:
 
 
 @lru_cache(maxsize=64)
-def _module(op: str, name: str) -> ModuleType:
+def kernels(op: str, name: str) -> ModuleType:
+    """The module of an op that has its kernels for a backend."""
     return importlib.import_module(f"transmamba_kernels.{op}.{name}")
 
 

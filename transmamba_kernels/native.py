@@ -62,6 +62,7 @@ def cuda_stream(device: torch.device) -> tuple[int, int]:
     return stream.device_index, stream.cuda_stream
 
 
+@lru_cache(maxsize=16)
 def multiprocessors(device: torch.device) -> int:
     """Of a GPU; in emulation those of an H200."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132

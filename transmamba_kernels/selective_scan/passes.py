@@ -6,25 +6,19 @@ A backend's module has ``checkpoint_shape``, ``scan_forward`` and ``scan_backwar
 
 from __future__ import annotations
 
-from functools import lru_cache
-from importlib import import_module
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from transmamba_kernels import backends
 from transmamba_kernels.checks import device_offsets, offsets
 from transmamba_kernels.selective_scan.gradients import allocate, finish
 from transmamba_kernels.selective_scan.sizes import compute_dtype
 
 TENSORS = 9  # that can have a gradient
-
-
-@lru_cache(maxsize=8)
-def kernels(backend: str) -> ModuleType:
-    """The module of a backend."""
-    return import_module(f"transmamba_kernels.selective_scan.{backend}")
+kernels = partial(backends.kernels, "selective_scan")  # called with the name of a backend
 
 
 def read_offsets(cu_seqlens: Tensor | None, u: Tensor, backend: str) -> Any:
