@@ -1,9 +1,19 @@
-// From the ends of chunks that were walked from nothing to what they start from.
+// Sequences in chunks: how long these are, and from their ends, walked from nothing, to what they start from.
 #pragma once
 #include "core/launch.cuh"
 #include "selective_scan/scan_tile.cuh"
 
 namespace transmamba::cuda {
+
+constexpr int64_t kLeastChunk = 128;  // steps
+
+// Of the chunks that fill all multiprocessors where whole sequences leave half of them without a block; else, length.
+inline int64_t chunk_steps(int64_t length, int64_t blocks, int64_t multiprocessors, int resident) {
+  if (blocks == 0 || 2 * blocks > multiprocessors) return length;
+  const int64_t chunks = resident * multiprocessors / blocks, even = (length + chunks - 1) / chunks;
+  const int64_t least = even < kLeastChunk ? kLeastChunk : even;
+  return (least + kScanCheckpoint - 1) / kScanCheckpoint * kScanCheckpoint;
+}
 
 // A state is linear in the one that its chunk starts from, times exp(A (sum of dt)); so is an adjoint, backwards.
 struct ChunkCarry {
@@ -17,7 +27,7 @@ struct ChunkCarry {
 constexpr int kCarryThreads = 256;
 
 // A thread takes one state of a sequence.
-__global__ void __launch_bounds__(kCarryThreads) chunk_carry_kernel(ChunkCarry c) {
+static __global__ void __launch_bounds__(kCarryThreads) chunk_carry_kernel(ChunkCarry c) {
   const int64_t states = c.channels * c.states, i = blockIdx.x * int64_t(kCarryThreads) + threadIdx.x;
   if (i < c.sequences * states) {
     const int64_t sequence = i / states, state = i % states, channel = state / c.states, n = state % c.states;

@@ -5,8 +5,7 @@
 namespace transmamba::cuda {
 namespace {
 
-constexpr int kResident = 3;          // blocks that a multiprocessor holds
-constexpr int64_t kLeastChunk = 128;  // steps
+constexpr int kResident = 3;  // blocks that a multiprocessor holds
 
 BackwardViews backward_views(const SelectiveScanBackward& scan) {
   BackwardViews views{scan_views(scan)};
@@ -23,17 +22,9 @@ BackwardViews backward_views(const SelectiveScanBackward& scan) {
   return views;
 }
 
-// Whole sequences where half the multiprocessors have a block to themselves, else chunks that fill them all.
 void cut_into_chunks(BackwardViews& v, int64_t tiles, int64_t multiprocessors) {
-  const int64_t blocks = tiles * v.sequences;
-  v.chunks = 1;
-  v.chunk_steps = v.length;
-  if (!v.offsets && 2 * blocks <= multiprocessors) {
-    const int64_t wanted = kResident * multiprocessors / blocks, even = (v.length + wanted - 1) / wanted;
-    const int64_t least = even < kLeastChunk ? kLeastChunk : even;
-    v.chunk_steps = (least + kScanCheckpoint - 1) / kScanCheckpoint * kScanCheckpoint;
-    v.chunks = (v.length + v.chunk_steps - 1) / v.chunk_steps;
-  }
+  v.chunk_steps = v.offsets ? v.length : chunk_steps(v.length, tiles * v.sequences, multiprocessors, kResident);
+  v.chunks = (v.length + v.chunk_steps - 1) / v.chunk_steps;
   v.units = v.sequences * v.chunks;
 }
 

@@ -1,12 +1,10 @@
-#include "core/launch.cuh"
+#include "selective_scan/chunk_carry.cuh"
 #include "selective_scan/kernel_forward.cuh"
 
 namespace transmamba::cuda {
 namespace {
 
-constexpr int kResident = 4;          // blocks that a multiprocessor holds at least
-constexpr int64_t kLeastChunk = 128;  // steps
-constexpr int kCarryThreads = 256;
+constexpr int kResident = 4;  // blocks that a multiprocessor holds at least
 
 ForwardViews forward_views(const SelectiveScanForward& scan) {
   ForwardViews views{scan_views(scan)};
@@ -42,12 +40,9 @@ void launch_in_chunks(ForwardViews views, const SelectiveScanForward& scan, cons
   ends.scans[0].totals = memory + units * states;
   launch_scans(ends, stream);
 
-  ForwardViews carry = ends.scans[0];
-  carry.initial_state = views.initial_state;
-  const int64_t blocks = (views.sequences * states + kCarryThreads - 1) / kCarryThreads;
-  launch(scan_carry_kernel, dim3(unsigned(blocks < kLargestGridY ? blocks : kLargestGridY)), dim3(kCarryThreads), 0,
-         stream, carry);
-
+  launch_carry({views.A, views.initial_state, memory, ends.scans[0].totals, views.sequences, views.chunks,
+                views.channels, views.states, false},
+               stream);
   views.initial_state = ends.scans[0].ends;
   launch_scans({{views}, 1}, stream);
 }
@@ -60,10 +55,7 @@ int64_t selective_scan_chunk(const SelectiveScan& scan, int multiprocessors) {
   int64_t blocks = 0;
   visit_layout(views.states,
                [&](auto layout) { blocks = tiles_of(views, ForwardTile<decltype(layout)>::kWidth) * views.sequences; });
-  if (blocks == 0 || 2 * blocks > multiprocessors) return 0;
-  const int64_t chunks = kResident * multiprocessors / blocks, even = (views.length + chunks - 1) / chunks;
-  const int64_t least = even < kLeastChunk ? kLeastChunk : even;
-  const int64_t steps = (least + kScanCheckpoint - 1) / kScanCheckpoint * kScanCheckpoint;
+  const int64_t steps = chunk_steps(views.length, blocks, multiprocessors, kResident);
   return 2 * steps <= views.length ? steps : 0;
 }
 

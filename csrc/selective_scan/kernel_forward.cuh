@@ -105,23 +105,4 @@ __global__ void __launch_bounds__(ForwardTile<Layout>::kThreads, ForwardTile<Lay
     }
 }
 
-// Of the chunks' ends, in place, the states that they start from. A thread takes one state of a sequence.
-__global__ void scan_carry_kernel(const __grid_constant__ ForwardViews s) {
-  const int64_t states = s.channels * s.states;
-  for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < s.sequences * states;
-       i += gridDim.x * int64_t(blockDim.x)) {
-    const int64_t sequence = i / states, channel = i % states / s.states, n = i % s.states;
-    const float A = kLog2E * load(s.A.data, s.A.dtype, channel * s.A.channel + n * s.A.state);
-    float h = 0.0f;
-    if (const View& x = s.initial_state; x.data)
-      h = load(x.data, x.dtype, sequence * x.batch + channel * x.channel + n * x.state);
-    for (int64_t unit = sequence * s.chunks; unit < (sequence + 1) * s.chunks; ++unit) {
-      float& state = reinterpret_cast<float*>(s.ends.data)[unit * states + channel * s.states + n];
-      const float end = state;
-      state = h;
-      h = fmaf(exp2(A * s.totals[unit * s.channels + channel]), h, end);
-    }
-  }
-}
-
 }  // namespace transmamba::cuda

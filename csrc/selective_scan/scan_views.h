@@ -26,12 +26,18 @@ struct ScanViews {
   bool constant_B, constant_C;  // the same in every row
 };
 
-// (b, E, L), such as u.
-inline View token_view(const Tensor& x) {
+// Without strides.
+inline View view_of(const Tensor& x) {
   View view;
-  if (!x) return view;
   view.data = static_cast<char*>(x.data);
   view.dtype = x.dtype;
+  return view;
+}
+
+// (b, E, L), such as u.
+inline View token_view(const Tensor& x) {
+  View view = view_of(x);
+  if (!x) return view;
   view.batch = x.stride[0];
   view.channel = x.stride[1];
   view.row = x.stride[2];
@@ -40,9 +46,7 @@ inline View token_view(const Tensor& x) {
 
 // B or C: (b, N, L or 1), (b, G or 1, N, L or 1) or (E, N).
 inline View coefficient_view(const Tensor& x) {
-  View view;
-  view.data = static_cast<char*>(x.data);
-  view.dtype = x.dtype;
+  View view = view_of(x);
   if (x.rank == 2) {
     view.channel = x.stride[0];
     view.state = x.stride[1];
@@ -58,10 +62,8 @@ inline View coefficient_view(const Tensor& x) {
 
 // (E) or (b, E), such as D.
 inline View channel_view(const Tensor& x) {
-  View view;
+  View view = view_of(x);
   if (!x) return view;
-  view.data = static_cast<char*>(x.data);
-  view.dtype = x.dtype;
   view.channel = x.stride[x.rank - 1];
   if (x.rank == 2 && x.shape[0] > 1) view.batch = x.stride[0];
   return view;
@@ -69,10 +71,8 @@ inline View channel_view(const Tensor& x) {
 
 // (E, N) or (b or sequences, E, N), such as A or initial_state.
 inline View state_view(const Tensor& x) {
-  View view;
+  View view = view_of(x);
   if (!x) return view;
-  view.data = static_cast<char*>(x.data);
-  view.dtype = x.dtype;
   view.channel = x.stride[x.rank - 2];
   view.state = x.stride[x.rank - 1];
   if (x.rank == 3) view.batch = x.stride[0];
