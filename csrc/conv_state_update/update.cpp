@@ -1,5 +1,4 @@
 #include "conv_state_update/conv_state_update.h"
-#include "core/parallel.h"
 #include "core/rows.h"
 #include "core/split.h"
 #include "core/workspace.h"
@@ -40,11 +39,10 @@ struct Update {
     const int64_t worth = batch * channels * length * width / kTaskTaps, total = batch * tiles;
     const int64_t most = worth < total ? worth : total;
     tasks = int(most < 1 ? 1 : most < u.threads ? most : u.threads);
-    run_tasks(tasks, u.threads, [](int task, void* self) { static_cast<const Update*>(self)->run_task(task); }, this);
+    run_phase<&Update::run_task>(*this, tasks, u.threads);
   }
 
   void run_task(int task) const {
-    const FlushSubnormals flush;
     const int64_t rows = (past + kSteps) * kChannels;
     Workspace memory(Workspace::bytes<T>(width * kChannels) + 2 * Workspace::bytes<T>(rows));
     T *weight = memory.take<T>(width * kChannels), *seen = memory.take<T>(rows), *out = memory.take<T>(rows);

@@ -1,9 +1,22 @@
 // How a kernel's work is split into tasks. Per instruction set, like simd.h.
 #pragma once
+#include "core/parallel.h"
 #include "core/simd.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
+
+// Calls (pass.*Phase)(task) for the tasks of one phase of a pass, with subnormal numbers flushed.
+template <auto Phase, class Pass>
+TM_INLINE void run_phase(Pass& pass, int tasks, int threads) {
+  run_tasks(
+      tasks, threads,
+      [](int task, void* self) {
+        const FlushSubnormals flush;
+        (static_cast<const Pass*>(self)->*Phase)(task);
+      },
+      &pass);
+}
 
 // Tasks are slices of the batch times parts of the channels times, where those are too few, segments of the length or,
 // in a recurrence, of its states; sums over what is split are taken task by task and added up in order.

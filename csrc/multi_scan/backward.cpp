@@ -23,13 +23,7 @@ struct MultiBackward {
   void run() {
     Workspace memory(total.bytes());
     total.take(memory);
-    run_tasks(
-        split.tasks(), scan.threads,
-        [](int task, void* self) {
-          const FlushSubnormals flush;
-          static_cast<const MultiBackward*>(self)->run_task(task);
-        },
-        this);
+    run_phase<&MultiBackward::run_task>(*this, split.tasks(), scan.threads);
     total.add_up();
   }
 

@@ -15,15 +15,7 @@ struct MultiForward {
     T *dt, *dtu, *y, *decays, *states, *B, *C;
   };
 
-  void run() {
-    run_tasks(
-        split.tasks(), scan.threads,
-        [](int task, void* self) {
-          const FlushSubnormals flush;
-          static_cast<const MultiForward*>(self)->run_task(task);
-        },
-        this);
-  }
+  void run() { run_phase<&MultiForward::run_task>(*this, split.tasks(), scan.threads); }
 
   void run_task(int task) const {
     const int slice = task / split.parts, part = task % split.parts;

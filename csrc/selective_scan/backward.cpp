@@ -52,32 +52,14 @@ struct Backward {
     Workspace memory(total.bytes() + ranges.bytes());
     total.take(memory);
     ranges.take(memory);
-    if (ranges.used()) run_phase<&Backward::prepare_chunks>(ranges.steps.tasks());
-    run_phase<&Backward::run_task>(split.tasks());
-    if (ranges.used()) run_phase<&Backward::finish_chunks>(ranges.steps.tasks());
+    if (ranges.used()) run_phase<&Backward::prepare_chunks>(*this, ranges.steps.tasks(), scan.threads);
+    run_phase<&Backward::run_task>(*this, split.tasks(), scan.threads);
+    if (ranges.used()) run_phase<&Backward::finish_chunks>(*this, ranges.steps.tasks(), scan.threads);
     if (ranges.used() && total.bias_per_sample()) total.put_bias_per_sample(ranges.steps.segments);
     total.add_up();
   }
 
-  template <auto Phase>
-  void run_phase(int tasks) {
-    run_tasks(
-        tasks, scan.threads,
-        [](int task, void* self) {
-          const FlushSubnormals flush;
-          (static_cast<const Backward*>(self)->*Phase)(task);
-        },
-        this);
-  }
-
-  void prepare_chunks(int task) const {
-    Workspace memory(Scratch::bytes());
-    Scratch scratch(memory);
-    ranges.each_chunk(task, [&](int64_t b, int64_t i, int64_t start, int steps) {
-      scratch.use(ranges, 0, b, i, start);
-      ranges.largest_of(b, i, start) = prepare(b, chunk_steps(scan, s, start, steps), steps, s.tile(i), scratch);
-    });
-  }
+  void prepare_chunks(int task) const { prepare_rows(*this, task); }
 
   void finish_chunks(int task) const {
     Workspace memory(Scratch::bytes());

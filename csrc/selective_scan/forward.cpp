@@ -27,33 +27,15 @@ struct Forward {
   };
 
   void run() {
-    if (!ranges.used()) return run_phase<&Forward::run_task>(split.tasks());
+    if (!ranges.used()) return run_phase<&Forward::run_task>(*this, split.tasks(), scan.threads);
     Workspace memory(ranges.bytes());
     ranges.take(memory);
-    run_phase<&Forward::prepare_chunks>(ranges.steps.tasks());
-    run_phase<&Forward::run_task>(split.tasks());
-    run_phase<&Forward::finish_chunks>(ranges.steps.tasks());
+    run_phase<&Forward::prepare_chunks>(*this, ranges.steps.tasks(), scan.threads);
+    run_phase<&Forward::run_task>(*this, split.tasks(), scan.threads);
+    run_phase<&Forward::finish_chunks>(*this, ranges.steps.tasks(), scan.threads);
   }
 
-  template <auto Phase>
-  void run_phase(int tasks) {
-    run_tasks(
-        tasks, scan.threads,
-        [](int task, void* self) {
-          const FlushSubnormals flush;
-          (static_cast<const Forward*>(self)->*Phase)(task);
-        },
-        this);
-  }
-
-  void prepare_chunks(int task) const {
-    Workspace memory(Scratch::bytes());
-    Scratch scratch(memory);
-    ranges.each_chunk(task, [&](int64_t b, int64_t i, int64_t start, int steps) {
-      scratch.use(ranges, 0, b, i, start);
-      ranges.largest_of(b, i, start) = prepare(b, chunk_steps(scan, s, start, steps), steps, s.tile(i), scratch);
-    });
-  }
+  void prepare_chunks(int task) const { prepare_rows(*this, task); }
 
   void finish_chunks(int task) const {
     Workspace memory(Scratch::bytes());

@@ -1,6 +1,5 @@
 // What both passes of the selective scan share: sizes, the split into tasks, and parameters packed for the blocks.
 #pragma once
-#include "core/parallel.h"
 #include "core/split.h"
 #include "core/workspace.h"
 #include "selective_scan/scan_blocks.h"

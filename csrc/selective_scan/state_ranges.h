@@ -4,7 +4,6 @@
 // phases, and does nothing twice: it prepares the rows, the steps shared out; walks over them, the states shared out,
 // each range of them adding to rows of its own; adds these up in order and finishes them, the steps shared out again.
 #pragma once
-#include "core/parallel.h"
 #include "selective_scan/scan_sequences.h"
 
 namespace transmamba::TRANSMAMBA_ISA {
@@ -88,6 +87,18 @@ struct RangeRows {
   int64_t chunks() const { return s.batch * s.tiles * chunks_of_entry(); }
   int64_t count() const { return (shared + ranges * own) * s.batch * s.tiles * s.length * kTile; }
 };
+
+// A task of a pass' first phase.
+template <class Pass>
+void prepare_rows(const Pass& pass, int task) {
+  Workspace memory(Pass::Scratch::bytes());
+  typename Pass::Scratch scratch(memory);
+  pass.ranges.each_chunk(task, [&](int64_t b, int64_t i, int64_t start, int steps) {
+    scratch.use(pass.ranges, 0, b, i, start);
+    pass.ranges.largest_of(b, i, start) =
+        pass.prepare(b, chunk_steps(pass.scan, pass.s, start, steps), steps, pass.s.tile(i), scratch);
+  });
+}
 
 }  // namespace
 }  // namespace transmamba::TRANSMAMBA_ISA

@@ -1,4 +1,3 @@
-#include "core/parallel.h"
 #include "core/rows.h"
 #include "core/split.h"
 #include "core/workspace.h"
@@ -96,11 +95,10 @@ struct Update {
   void run() {
     const int64_t worth = batch * heads * channels * states / kTaskStates, most = worth < tiles ? worth : tiles;
     tasks = int(most < 1 ? 1 : most < u.threads ? most : u.threads);
-    run_tasks(tasks, u.threads, [](int task, void* self) { static_cast<const Update*>(self)->run_task(task); }, this);
+    run_phase<&Update::run_task>(*this, tasks, u.threads);
   }
 
   void run_task(int task) const {
-    const FlushSubnormals flush;
     Workspace memory(2 * Workspace::bytes<T>(padded) + 2 * Workspace::bytes<T>(kChannels * padded));
     T *B = memory.take<T>(padded), *C = memory.take<T>(padded);
     T *h_rows = memory.take<T>(kChannels * padded), *A_rows = memory.take<T>(kChannels * padded);
