@@ -16,6 +16,19 @@ def positive_int(**values: object) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+def int_from_zero(**values: object) -> None:
+    """Raise unless every value is an integer of at least 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name} must be an int of at least 0, got {value!r}")
+
+
+def ratio_of_mlp(mlp_ratio: float) -> None:
+    """Raise unless ``mlp_ratio``, hidden units over width, is 0 or positive."""
+    if not 0 <= mlp_ratio < math.inf:
+        raise ValueError(f"mlp_ratio must be 0 (no MLP) or positive, got {mlp_ratio}")
+
+
 def tokens_of_width(hidden_states: Tensor, d_model: int, grid: tuple[int, ...] | None = None) -> None:
     """Raise unless ``hidden_states`` is a tensor ``(batch, length, d_model)``, of the tokens of ``grid`` if given."""
     if not isinstance(hidden_states, Tensor):

@@ -45,6 +45,16 @@ def depthwise_conv(d_inner: int, d_conv: int, bias: bool, device=None, dtype=Non
     )
 
 
+def depthwise_conv2d(channels: int, size: int, bias: bool, device=None, dtype=None) -> nn.Conv2d:
+    """A filter of ``size`` x ``size``, odd, for each channel: the grid stays; ``size`` is a mixer's ``conv_size``."""
+    positive_int(conv_size=size)
+    if size % 2 == 0:
+        raise ValueError(f"conv_size must be odd, got {size}")
+    return nn.Conv2d(
+        channels, channels, size, padding=size // 2, groups=channels, bias=bias, device=device, dtype=dtype
+    )
+
+
 def step_size_projection(
     dt_rank: int,
     d_inner: int,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transmamba.layers.checks import positive_int, tokens_of_width
 from transmamba.layers.mamba import split_channels
 from transmamba.layers.parameters import (
+    depthwise_conv2d,
     inner_sizes,
     skip_parameter,
     state_matrix,
@@ -61,9 +62,7 @@ class PlainMamba2D(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        positive_int(d_model=d_model, d_state=d_state, conv_size=conv_size)
-        if conv_size % 2 == 0:
-            raise ValueError(f"conv_size must be odd, got {conv_size}")
+        positive_int(d_model=d_model, d_state=d_state)
         self.d_model, self.d_state, self.expand, self.grid = d_model, d_state, expand, tuple(grid)
         self.d_inner, self.dt_rank = inner_sizes(d_model, expand, dt_rank)
         self.permute_params, self.double_dt_bias = permute_params, double_dt_bias
@@ -76,15 +75,7 @@ class PlainMamba2D(nn.Module):
 
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias, **factory)
-        self.conv2d = nn.Conv2d(
-            self.d_inner,
-            self.d_inner,
-            conv_size,
-            padding=conv_size // 2,
-            groups=self.d_inner,
-            bias=conv_bias,
-            **factory,
-        )
+        self.conv2d = depthwise_conv2d(self.d_inner, conv_size, conv_bias, **factory)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False, **factory)
         self.dt_proj = step_size_projection(self.dt_rank, self.d_inner, **factory)
         if double_dt_bias:

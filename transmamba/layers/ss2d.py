@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from transmamba.layers.checks import positive_int, tokens_of_width
 from transmamba.layers.parameters import (
+    depthwise_conv2d,
     inner_sizes,
     skip_parameter,
     state_matrix,
@@ -53,9 +54,7 @@ class SS2D(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        positive_int(d_model=d_model, d_state=d_state, conv_size=conv_size)
-        if conv_size % 2 == 0:
-            raise ValueError(f"conv_size must be odd, got {conv_size}")
+        positive_int(d_model=d_model, d_state=d_state)
         self.d_model, self.d_state, self.expand, self.grid = d_model, d_state, expand, tuple(grid)
         self.d_inner, self.dt_rank = inner_sizes(d_model, expand, dt_rank)
         self.register_buffer("orders", scan_orders.cross_scan(*grid), persistent=False)
@@ -63,9 +62,7 @@ class SS2D(nn.Module):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         k, inner = len(self.directions), self.d_inner
         self.in_proj = nn.Linear(d_model, inner, bias=bias, **factory)
-        self.conv2d = nn.Conv2d(
-            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias, **factory
-        )
+        self.conv2d = depthwise_conv2d(inner, conv_size, conv_bias, **factory)
         self.x_proj_weight = nn.Parameter(torch.empty(k, self.dt_rank + 2 * d_state, inner, **factory))
         nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
         steps = [step_size_projection(self.dt_rank, inner, **factory) for _ in range(k)]

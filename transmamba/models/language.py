@@ -7,14 +7,13 @@ State-dict names are those of the published checkpoints of state-spaces; those o
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from transmamba.layers import Mamba, TransMambaBlock, create_norm
-from transmamba.layers.checks import positive_int
+from transmamba.layers.checks import positive_int, ratio_of_mlp
 from transmamba.models.initialisation import initialise_blocks
 from transmamba.models.registry import register_model
 from transmamba.models.sampling import check_sampling, sample
@@ -57,8 +56,7 @@ class MambaLMConfig:
     def __post_init__(self) -> None:
         positive_int(vocab_size=self.vocab_size, pad_vocab_size_multiple=self.pad_vocab_size_multiple)
         positive_int(d_model=self.d_model, depth=self.depth)
-        if not 0 <= self.mlp_ratio < math.inf:
-            raise ValueError(f"mlp_ratio must be 0 (no MLP) or positive, got {self.mlp_ratio}")
+        ratio_of_mlp(self.mlp_ratio)
 
     @property
     def d_hidden(self) -> int:

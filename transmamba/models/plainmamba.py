@@ -7,14 +7,13 @@ State-dict names are those of the published checkpoints.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from transmamba.layers import PatchEmbed, PlainMamba2D, TransMambaBlock, create_norm
-from transmamba.layers.checks import positive_int
+from transmamba.layers.checks import int_from_zero, positive_int, ratio_of_mlp
 from transmamba.models.initialisation import (
     initialise_blocks,
     initialise_linears,
@@ -68,18 +67,14 @@ class PlainMambaConfig:
 
     def __post_init__(self) -> None:
         positive_int(depth=self.depth, image_size=self.image_size, patch_size=self.patch_size, d_model=self.d_model)
-        for name in ("num_classes", "stem_convs"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be an int of at least 0, got {value!r}")
+        int_from_zero(num_classes=self.num_classes, stem_convs=self.stem_convs)
         if self.patch_size % 2 or self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size must be even and divide image_size ({self.image_size}), got {self.patch_size}"
             )
         if self.stem not in ("conv", "patch"):
             raise ValueError(f"stem must be 'conv' or 'patch', got {self.stem!r}")
-        if not 0 <= self.mlp_ratio < math.inf:
-            raise ValueError(f"mlp_ratio must be 0 (no MLP) or positive, got {self.mlp_ratio}")
+        ratio_of_mlp(self.mlp_ratio)
         if any(not 0 <= layer < self.depth for layer in self.dwconv_layers):
             raise ValueError(f"dwconv_layers must be from 0 to {self.depth - 1}, got {self.dwconv_layers}")
         object.__setattr__(self, "dwconv_layers", tuple(self.dwconv_layers))  # a list when read from JSON

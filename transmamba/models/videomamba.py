@@ -7,14 +7,13 @@ State-dict names are those of the published checkpoints.
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from transmamba.layers import BiMamba, TransMambaBlock, create_norm
-from transmamba.layers.checks import positive_int
+from transmamba.layers import create_norm
+from transmamba.layers.checks import int_from_zero, positive_int, ratio_of_mlp
 from transmamba.models.initialisation import (
     initialise_blocks,
     initialise_linears,
@@ -23,6 +22,7 @@ from transmamba.models.initialisation import (
 )
 from transmamba.models.registry import register_model
 from transmamba.models.student import Student, run_block
+from transmamba.models.vim import Vim, bidirectional_blocks
 from transmamba_kernels import scan_orders
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ class VideoMambaConfig:
             raise ValueError(f"patch_size must be at most image_size ({self.image_size}), got {self.patch_size}")
         if self.num_frames % self.tubelet_size:
             raise ValueError(f"tubelet_size must divide num_frames ({self.num_frames}), got {self.tubelet_size}")
-        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 0:
-            raise ValueError(f"num_classes must be an int of at least 0, got {self.num_classes!r}")
-        if not 0 <= self.mlp_ratio < math.inf:
-            raise ValueError(f"mlp_ratio must be 0 (no MLP) or positive, got {self.mlp_ratio}")
+        int_from_zero(num_classes=self.num_classes)
+        ratio_of_mlp(self.mlp_ratio)
         if self.class_token not in ("head", "none"):
             raise ValueError(f"class_token must be 'head' or 'none', got {self.class_token!r}")
         if self.order not in ("space_first", "time_first"):
@@ -91,16 +89,7 @@ class VideoMambaConfig:
 class VideoMamba(Student):
     """Tubelets, positions, blocks, norm, head: ``(batch, in_channels, frames, H, W)`` to ``(batch, num_classes)``."""
 
-    outside: ClassVar[dict[str, str]] = {
-        "cls_token": "class_token",
-        "pos_embed": "position",
-        "patch_embed.proj.weight": "patch_weight",
-        "patch_embed.proj.bias": "patch_bias",
-        "norm_f.weight": "final_norm_weight",
-        "norm_f.bias": "final_norm_bias",
-        "head.weight": "head_weight",
-        "head.bias": "head_bias",
-    }
+    outside = Vim.outside
     to_time_first: Tensor | None
     to_space_first: Tensor | None
 
@@ -121,22 +110,7 @@ class VideoMamba(Student):
         permuted = config.order == "time_first"
         self.register_buffer("to_time_first", order[0] if permuted else None, persistent=False)
         self.register_buffer("to_space_first", scan_orders.inverse(order)[0] if permuted else None, persistent=False)
-        blocks = [
-            TransMambaBlock(
-                BiMamba(
-                    d,
-                    config.d_state,
-                    config.d_conv,
-                    config.expand,
-                    bias=config.bias,
-                    if_divide_out=config.if_divide_out,
-                ),
-                config.d_hidden,
-                config.norm,
-                config.norm_eps,
-            )
-            for _ in range(config.depth)
-        ]
+        blocks = bidirectional_blocks(config)
         self.directions = blocks[0].directions
         self.layers = nn.ModuleList(blocks)
         self.norm_f = create_norm(config.norm, d, config.norm_eps)

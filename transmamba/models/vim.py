@@ -7,14 +7,13 @@ Zhu et al., "Vision Mamba: Efficient Visual Representation Learning with Bidirec
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from transmamba.layers import BiMamba, PatchEmbed, TransMambaBlock, create_norm
-from transmamba.layers.checks import positive_int
+from transmamba.layers.checks import int_from_zero, positive_int, ratio_of_mlp
 from transmamba.models.initialisation import (
     initialise_blocks,
     initialise_linears,
@@ -63,10 +62,8 @@ class VimConfig:
 
     def __post_init__(self) -> None:
         positive_int(depth=self.depth)
-        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 0:
-            raise ValueError(f"num_classes must be an int of at least 0, got {self.num_classes!r}")
-        if not 0 <= self.mlp_ratio < math.inf:
-            raise ValueError(f"mlp_ratio must be 0 (no MLP) or positive, got {self.mlp_ratio}")
+        int_from_zero(num_classes=self.num_classes)
+        ratio_of_mlp(self.mlp_ratio)
         if self.class_token not in ("middle", "head", "none"):
             raise ValueError(f"class_token must be 'middle', 'head' or 'none', got {self.class_token!r}")
         if self.norm not in ("rms", "layer"):
@@ -104,22 +101,7 @@ class Vim(Student):
         has_class = self.class_position is not None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d)) if has_class else None
         self.pos_embed = nn.Parameter(torch.zeros(1, patches + has_class, d))
-        blocks = [
-            TransMambaBlock(
-                BiMamba(
-                    d,
-                    config.d_state,
-                    config.d_conv,
-                    config.expand,
-                    bias=config.bias,
-                    if_divide_out=config.if_divide_out,
-                ),
-                config.d_hidden,
-                config.norm,
-                config.norm_eps,
-            )
-            for _ in range(config.depth)
-        ]
+        blocks = bidirectional_blocks(config)
         self.layers = nn.ModuleList(blocks)
         self.layer_names = [f"layers.{i}" for i in range(config.depth)]
         self.directions = blocks[0].directions
@@ -150,6 +132,26 @@ class Vim(Student):
         if p is None:
             return x
         return x[:, 1:] if p == 0 else torch.cat([x[:, :p], x[:, p + 1 :]], dim=1)
+
+
+def bidirectional_blocks(config: Any) -> list[TransMambaBlock]:
+    """The blocks of a Vim, or of another student whose ``config`` has the same options."""
+    return [
+        TransMambaBlock(
+            BiMamba(
+                config.d_model,
+                config.d_state,
+                config.d_conv,
+                config.expand,
+                bias=config.bias,
+                if_divide_out=config.if_divide_out,
+            ),
+            config.d_hidden,
+            config.norm,
+            config.norm_eps,
+        )
+        for _ in range(config.depth)
+    ]
 
 
 register_model("vim_tiny", Vim, VimConfig())

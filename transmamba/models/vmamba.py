@@ -7,14 +7,13 @@ code. State-dict names are those of the published checkpoints.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from transmamba.layers import SS2D, TransMambaBlock
-from transmamba.layers.checks import positive_int
+from transmamba.layers.checks import int_from_zero, positive_int, ratio_of_mlp
 from transmamba.models.initialisation import initialise_linears
 from transmamba.models.registry import register_model
 from transmamba.models.student import Student, run_block
@@ -63,10 +62,8 @@ class VMambaConfig:
             raise ValueError(f"dims must begin with an even width, got {self.dims[0]}")
         if self.patch_size not in _STRIDES:
             raise ValueError(f"patch_size must be 4, 2 or 1, got {self.patch_size!r}")
-        if isinstance(self.num_classes, bool) or not isinstance(self.num_classes, int) or self.num_classes < 0:
-            raise ValueError(f"num_classes must be an int of at least 0, got {self.num_classes!r}")
-        if not 0 <= self.mlp_ratio < math.inf:
-            raise ValueError(f"mlp_ratio must be 0 (no MLP) or positive, got {self.mlp_ratio}")
+        int_from_zero(num_classes=self.num_classes)
+        ratio_of_mlp(self.mlp_ratio)
 
     @property
     def d_model(self) -> int:
