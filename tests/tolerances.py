@@ -18,3 +18,10 @@ def assert_close(actual, expected, dtype, name=""):
     scale = expected.abs().max().clamp(min=1e-30)
     error = ((actual.double() - expected.double()).abs().max() / scale).item()
     assert error <= RELATIVE[dtype], f"{name}: relative error {error:.2e}, allowed {RELATIVE[dtype]:.0e}"
+
+
+def assert_all_close(actual, expected, dtype=None):
+    """Compare results by name, all of them; ``dtype`` is the lowest that took part, None each result's own."""
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        assert_close(value, expected[name], value.dtype if dtype is None else dtype, name)

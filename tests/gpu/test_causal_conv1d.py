@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from tests.gpu.agreement import agree
-from tests.tolerances import assert_close
+from tests.tolerances import assert_all_close, assert_close
 from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, make_packed, run
 from tests.transmamba_kernels.sequences import offsets
 from transmamba_kernels import causal_conv1d
@@ -12,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("poison")
 
 def check(target, inputs, dtype=torch.float32, **options):
     expected = run(inputs, "reference", dtype=torch.float64, **options)
-    agree(run(inputs, target.backend, device=target.device, **options), expected, dtype)
+    assert_all_close(run(inputs, target.backend, device=target.device, **options), expected, dtype)
 
 
 @pytest.mark.parametrize("length", [1, 2, 33, 130])
@@ -76,7 +75,7 @@ def test_packed(target, lengths, reverse):
     expected = run(inputs, "reference", dtype=torch.float64, reverse=reverse, cu_seqlens=offsets(lengths))
     for given in (offsets(lengths), offsets(lengths).to(target.device)):
         actual = run(inputs, target.backend, device=target.device, reverse=reverse, cu_seqlens=given)
-        agree(actual, expected, torch.float32)
+        assert_all_close(actual, expected, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["x", "weight", "bias", "initial_state"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.gpu.agreement import agree
+from tests.tolerances import assert_all_close
 from tests.transmamba_kernels.bidirectional_scan import cases as bidirectional
 from tests.transmamba_kernels.cross_mamba import cases as cross
 from tests.transmamba_kernels.multi_scan import cases as multi
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("poison")
 def test_bidirectional_scan(target, own, merge, dtype):
     inputs = bidirectional.make_inputs(1, 6, 35, 3, own=own, dtype=dtype)
     expected = bidirectional.run(inputs, "reference", dtype=torch.float64, merge=merge)
-    agree(bidirectional.run(inputs, target.backend, device=target.device, merge=merge), expected, dtype)
+    assert_all_close(bidirectional.run(inputs, target.backend, device=target.device, merge=merge), expected, dtype)
 
 
 @pytest.mark.parametrize("own", [(), ("u", "delta", "B"), multi.OWN], ids=["shared", "u+delta+B", "own"])
@@ -28,13 +28,15 @@ def test_multi_scan(target, own, merge, permute_params):
     inputs = multi.make_inputs(1, 6, (3, 3), 3, own=own)
     options = {"merge": merge, "permute_params": permute_params}
     expected = multi.run(inputs, "oracle", **options)
-    agree(multi.run(inputs, target.backend, device=target.device, **options), expected, torch.float32)
+    assert_all_close(multi.run(inputs, target.backend, device=target.device, **options), expected, torch.float32)
 
 
 @pytest.mark.parametrize("B_kind", ["constant", "groups", "one"])
 def test_multi_scan_coefficients(target, B_kind):
     inputs = multi.make_inputs(2, 6, orders=scan_orders.snake(2, 4), own=("C",), B_kind=B_kind, C_kind="groups")
-    agree(multi.run(inputs, target.backend, device=target.device), multi.run(inputs, "oracle"), torch.float32)
+    assert_all_close(
+        multi.run(inputs, target.backend, device=target.device), multi.run(inputs, "oracle"), torch.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,4 +53,4 @@ def test_multi_scan_coefficients(target, B_kind):
 def test_cross_mamba(target, inputs, options):
     given = cross.make_inputs(2, 6, 7, 3, **inputs)
     expected = cross.run(given, "reference", **options)
-    agree(cross.run(given, target.backend, device=target.device, **options), expected, torch.float32)
+    assert_all_close(cross.run(given, target.backend, device=target.device, **options), expected, torch.float32)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.gpu.agreement import agree
+from tests.tolerances import assert_all_close
 from tests.transmamba_kernels.selective_scan.cases import make_inputs, make_packed, run
 from tests.transmamba_kernels.sequences import offsets
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("poison")
 
 def check(target, inputs, dtype=torch.float32, **options):
     expected = run(inputs, "reference", dtype=torch.float64, **options)
-    agree(run(inputs, target.backend, device=target.device, **options), expected, dtype)
+    assert_all_close(run(inputs, target.backend, device=target.device, **options), expected, dtype)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 33, 65])
@@ -79,7 +79,7 @@ def test_packed(target, lengths, reverse):
     expected = run(inputs, "reference", dtype=torch.float64, reverse=reverse, cu_seqlens=offsets(lengths))
     for given in (offsets(lengths), offsets(lengths).to(target.device)):
         actual = run(inputs, target.backend, device=target.device, reverse=reverse, cu_seqlens=given)
-        agree(actual, expected, torch.float32)
+        assert_all_close(actual, expected, torch.float32)
 
 
 def test_the_same_bits_every_time(target):

@@ -3,24 +3,13 @@
 import pytest
 import torch
 
-from transmamba.distill import SubcloneConfig, subclone
+from tests.transmamba.distill.cloned import rows, values, vo
+from transmamba.distill import subclone
 from transmamba.distill.attention import read_attention
 from transmamba.models import create_model, save_pretrained
 
 pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
-
-
-def rows(report):
-    return {row.tensor: row for row in report.rows}
-
-
-def values(student):
-    return {name: p.detach().clone() for name, p in student.named_parameters()}
-
-
-def vo(mixer="vo", **options):
-    return SubcloneConfig(mixer=mixer, early=3, mixer_scale=False, **options)
 
 
 def donor(folder, **options):

@@ -8,24 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.transmamba.distill.cloned import rows, values, vo
 from transmamba.distill import SubcloneConfig, subclone
 from transmamba.distill.attention import read_attention
 from transmamba.models import create_model
 from transmamba.teachers import create_teacher
 
 transformers = pytest.importorskip("transformers")
-
-
-def rows(report):
-    return {row.tensor: row for row in report.rows}
-
-
-def values(student):
-    return {name: p.detach().clone() for name, p in student.named_parameters()}
-
-
-def vo(mixer="vo", **options):
-    return SubcloneConfig(mixer=mixer, early=3, mixer_scale=False, **options)
 
 
 def linear_attention(x, W_V, b_V, W_O, b_O, B, C, directions, D=1.0):

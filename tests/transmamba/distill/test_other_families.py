@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from tests.transmamba.distill.cloned import rows
 from transmamba.distill import DistillConfig, Distiller, SubcloneConfig, Taps, subclone
 from transmamba.distill.losses import mean_cosine
 from transmamba.models import create_model
@@ -14,10 +15,6 @@ from transmamba.teachers import create_teacher
 transformers = pytest.importorskip("transformers")
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
-
-
-def rows(report):
-    return {row.tensor: row for row in report.rows}
 
 
 def llama(**sizes):

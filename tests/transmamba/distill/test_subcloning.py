@@ -8,16 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.transmamba.distill.cloned import rows, values
 from transmamba.distill import SubcloneConfig, subclone
 from transmamba.distill.importance import measure_importance
-
-
-def rows(report):
-    return {row.tensor: row for row in report.rows}
-
-
-def values(student):
-    return {name: p.detach().clone() for name, p in student.named_parameters()}
 
 
 def test_equal_shapes_are_copied_exactly(make_teacher, make_student):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tolerances import assert_close
+from tests.tolerances import assert_all_close
 from tests.transmamba_kernels.bidirectional_scan.cases import OWN, make_inputs, run
 from transmamba_kernels import bidirectional_scan, selective_scan
 
@@ -12,9 +12,7 @@ def check(inputs, merge="sum"):
     dtype = inputs["u"].dtype
     expected = run(inputs, "reference", dtype=torch.float64, merge=merge)
     actual = run(inputs, "cpp", merge=merge)
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert_close(value, expected[name], dtype, name)
+    assert_all_close(actual, expected, dtype)
 
 
 @pytest.mark.parametrize("merge", ["sum", "none"])

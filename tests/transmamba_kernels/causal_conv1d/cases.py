@@ -45,3 +45,13 @@ def run(inputs, backend, *, activation="silu", **options):
         backend=backend,
         **options,
     )
+
+
+def check_operators(tensors, silu, reverse):
+    """``opcheck`` of both passes, with and without the final state; the offsets or None are the last of ``tensors``."""
+    convolution, ops = ("cpp", silu, reverse), torch.ops.transmamba
+    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, *convolution, True, True))
+    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, *convolution, False, False))
+    out, final_state = ops.causal_conv1d(*tensors, *convolution, True, True)
+    upstream, needed = (torch.randn_like(out), torch.randn_like(final_state)), [t is not None for t in tensors]
+    torch.library.opcheck(ops.causal_conv1d_backward.default, (*tensors, *convolution, *upstream, needed))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.tolerances import assert_close
+from tests.tolerances import assert_all_close, assert_close
 from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, run
 from tests.transmamba_kernels.sequences import sequence
 from transmamba_kernels import causal_conv1d
@@ -17,9 +17,7 @@ LAYOUTS = ["channel_last", "channel_first", "chunk", "strided", "batch_last"]
 def check(inputs, **options):
     expected = run(inputs, "reference", dtype=torch.float64, **options)
     actual = run(inputs, "cpp", **options)
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert_close(value, expected[name], value.dtype, name)
+    assert_all_close(actual, expected)
 
 
 def test_the_reference_is_the_convolution_of_torch():

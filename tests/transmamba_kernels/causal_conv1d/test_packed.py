@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.tolerances import assert_close
-from tests.transmamba_kernels.causal_conv1d.cases import make_packed, run
+from tests.tolerances import assert_all_close, assert_close
+from tests.transmamba_kernels.causal_conv1d.cases import check_operators, make_packed, run
 from tests.transmamba_kernels.sequences import offsets
 from transmamba_kernels import causal_conv1d
 
@@ -19,9 +19,7 @@ def check(inputs, lengths, **options):
     options["cu_seqlens"] = offsets(lengths)
     expected = run(inputs, "reference", dtype=torch.float64, **options)
     actual = run(inputs, "cpp", **options)
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert_close(value, expected[name], value.dtype, name)
+    assert_all_close(actual, expected)
 
 
 @pytest.mark.parametrize("lengths", PACKED, ids=str)
@@ -183,13 +181,7 @@ def test_gradcheck(options, backend):
 def test_opcheck(options):
     options, activation, reverse = split(options)
     silu, tensors = activation is not None, (*make_packed(SHORT, 6, **options).values(), offsets(SHORT))
-    ops = torch.ops.transmamba
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, "cpp", silu, reverse, True, True))
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, "cpp", silu, reverse, False, False))
-    out, final_state = ops.causal_conv1d(*tensors, "cpp", silu, reverse, True, True)
-    needed = [t is not None for t in tensors]
-    arguments = (*tensors, "cpp", silu, reverse, torch.randn_like(out), torch.randn_like(final_state), needed)
-    torch.library.opcheck(ops.causal_conv1d_backward.default, arguments)
+    check_operators(tensors, silu, reverse)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -5,7 +5,7 @@ import torch
 
 from tests.tolerances import assert_close
 from tests.transmamba_kernels import inside_torch
-from tests.transmamba_kernels.causal_conv1d.cases import make_inputs, run
+from tests.transmamba_kernels.causal_conv1d.cases import check_operators, make_inputs, run
 from transmamba_kernels import causal_conv1d
 
 OPTIONS = [
@@ -49,13 +49,7 @@ def test_opcheck(options):
     options, activation, reverse = split(options)
     silu = activation is not None
     tensors = tuple(make_inputs(2, 6, 9, **options).values())
-    ops = torch.ops.transmamba
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, None, "cpp", silu, reverse, True, True))
-    torch.library.opcheck(ops.causal_conv1d.default, (*tensors, None, "cpp", silu, reverse, False, False))
-    out, final_state = ops.causal_conv1d(*tensors, None, "cpp", silu, reverse, True, True)
-    needed = [t is not None for t in tensors]
-    arguments = (*tensors, None, "cpp", silu, reverse, torch.randn_like(out), torch.randn_like(final_state), needed)
-    torch.library.opcheck(ops.causal_conv1d_backward.default, arguments)
+    check_operators((*tensors, None), silu, reverse)
 
 
 @pytest.mark.parametrize("with_state", [True, False])

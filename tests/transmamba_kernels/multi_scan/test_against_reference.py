@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tolerances import assert_close
+from tests.tolerances import assert_all_close, assert_close
 from tests.transmamba_kernels.differentiate import differentiate
 from tests.transmamba_kernels.multi_scan.cases import BACKENDS, OWN, make_inputs, run
 from transmamba_kernels import bidirectional_scan, multi_scan, scan_orders
@@ -16,9 +16,7 @@ MERGES = pytest.mark.parametrize("merge", ["sum", "none"])
 def check(inputs, backend, **options):
     expected = run(inputs, "oracle", **options)
     actual = run(inputs, backend, **options)
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert_close(value, expected[name], inputs["u"].dtype, name)
+    assert_all_close(actual, expected, inputs["u"].dtype)
 
 
 def permutations(K, length):
@@ -117,9 +115,7 @@ def test_raster_and_back_is_the_bidirectional_scan(own, merge, backend):
         both = expected.pop(f"d{name}"), expected.pop(f"d{name}_reverse")
         expected[f"d{name}"] = torch.stack(both, dim=axis[name])
     actual = differentiate(multi_scan, inputs, **options)
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert_close(value, expected[name], torch.float64, name)
+    assert_all_close(actual, expected, torch.float64)
 
 
 @pytest.mark.parametrize("permute_params", [True, False])

@@ -61,3 +61,13 @@ def run(inputs, backend, *, softplus=True, **options):
     return differentiate(
         selective_scan, inputs, delta_softplus=softplus, return_last_state=True, backend=backend, **options
     )
+
+
+def check_operators(tensors, reverse):
+    """``opcheck`` of both passes, with and without what a backward pass needs."""
+    scan, ops = ("cpp", True, reverse), torch.ops.transmamba
+    torch.library.opcheck(ops.selective_scan.default, (*tensors, *scan, True, True))
+    torch.library.opcheck(ops.selective_scan.default, (*tensors, *scan, False, False))
+    out, last_state, checkpoints = ops.selective_scan(*tensors, *scan, True, True)
+    upstream, needed = (torch.randn_like(out), torch.randn_like(last_state)), [t is not None for t in tensors]
+    torch.library.opcheck(ops.selective_scan_backward.default, (*tensors, *scan, checkpoints, *upstream, needed))

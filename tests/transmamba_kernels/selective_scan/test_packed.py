@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.tolerances import assert_close
+from tests.tolerances import assert_all_close, assert_close
 from tests.transmamba_kernels import inside_torch
-from tests.transmamba_kernels.selective_scan.cases import make_packed, run
+from tests.transmamba_kernels.selective_scan.cases import check_operators, make_packed, run
 from tests.transmamba_kernels.sequences import offsets
 from transmamba_kernels import selective_scan
 
@@ -22,9 +22,7 @@ def check(inputs, lengths, **options):
     options["cu_seqlens"] = offsets(lengths)
     expected = run(inputs, "reference", dtype=torch.float64, **options)
     actual = run(inputs, "cpp", **options)
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert_close(value, expected[name], dtype, name)
+    assert_all_close(actual, expected, dtype)
 
 
 @pytest.mark.parametrize("lengths", PACKED, ids=str)
@@ -221,22 +219,7 @@ def test_opcheck(options):
     options = dict(options)
     reverse = options.pop("reverse", False)
     tensors = (*make_packed(SHORT, 6, 3, **options).values(), offsets(SHORT))
-    ops = torch.ops.transmamba
-    torch.library.opcheck(ops.selective_scan.default, (*tensors, "cpp", True, reverse, True, True))
-    torch.library.opcheck(ops.selective_scan.default, (*tensors, "cpp", True, reverse, False, False))
-    out, last_state, checkpoints = ops.selective_scan(*tensors, "cpp", True, reverse, True, True)
-    needed = [t is not None for t in tensors]
-    arguments = (
-        *tensors,
-        "cpp",
-        True,
-        reverse,
-        checkpoints,
-        torch.randn_like(out),
-        torch.randn_like(last_state),
-        needed,
-    )
-    torch.library.opcheck(ops.selective_scan_backward.default, arguments)
+    check_operators(tensors, reverse)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.tolerances import assert_close
+from tests.tolerances import assert_all_close, assert_close
 from tests.transmamba_kernels.multi_scan import cases as multi_scan
 from tests.transmamba_kernels.selective_scan.cases import make_inputs, make_packed, run
 from tests.transmamba_kernels.sequences import offsets
@@ -20,9 +20,7 @@ def check(inputs, **options):
     dtype = inputs["u"].dtype
     expected = run(inputs, "reference", dtype=torch.float64, **options)
     actual = run(inputs, "cpp", **options)
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        assert_close(value, expected[name], dtype, name)
+    assert_all_close(actual, expected, dtype)
 
 
 @ON_THREADS

@@ -5,7 +5,7 @@ import torch
 
 from tests.tolerances import assert_close
 from tests.transmamba_kernels import inside_torch
-from tests.transmamba_kernels.selective_scan.cases import make_inputs, run
+from tests.transmamba_kernels.selective_scan.cases import check_operators, make_inputs, run
 from transmamba_kernels import selective_scan
 
 OPTIONS = [
@@ -42,21 +42,7 @@ def test_opcheck(options):
     options = dict(options)
     reverse = options.pop("reverse", False)
     tensors = (*make_inputs(2, 6, 9, 3, **options).values(), None)
-    ops = torch.ops.transmamba
-    torch.library.opcheck(ops.selective_scan.default, (*tensors, "cpp", True, reverse, True, True))
-    out, last_state, checkpoints = ops.selective_scan(*tensors, "cpp", True, reverse, True, True)
-    needed = [t is not None for t in tensors]
-    arguments = (
-        *tensors,
-        "cpp",
-        True,
-        reverse,
-        checkpoints,
-        torch.randn_like(out),
-        torch.randn_like(last_state),
-        needed,
-    )
-    torch.library.opcheck(ops.selective_scan_backward.default, arguments)
+    check_operators(tensors, reverse)
 
 
 @pytest.mark.parametrize("with_state", [True, False])
