@@ -22,7 +22,7 @@ def machine_record(rounds: int) -> dict[str, object]:
     return {
         **(gpu_record() if torch.cuda.is_available() else {}),
         "cpu": _cpu_model(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": usable_cpus(),
         "instruction_set": module.isa(),
         "compiler": module.compiler,
         "openmp": module.has_openmp(),
@@ -37,6 +37,11 @@ def machine_record(rounds: int) -> dict[str, object]:
         "uncommitted_changes": bool(_git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs")),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from benchmarks import variants
 from benchmarks.interleave import interleave
+from benchmarks.machine import usable_cpus
 from benchmarks.overhead import overhead, record
 from benchmarks.peers import CAUSAL_CONV1D as PEERS
 from benchmarks.rows import Row
@@ -103,7 +103,7 @@ def test_packed(layout, figure, benchmark, measurements, rounds):
 @pytest.mark.parametrize("figure", ["forward", "training"])
 @pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_two_threads(figure, benchmark, measurements, rounds):
-    if len(os.sched_getaffinity(0)) < 2:
+    if usable_cpus() < 2:
         measurements.leave_out("two threads", "this machine gives the process one processor")
         pytest.skip("one processor")
     inputs = make_inputs(LARGE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from benchmarks import variants
 from benchmarks.interleave import interleave
+from benchmarks.machine import usable_cpus
 from benchmarks.overhead import overhead
 from benchmarks.peers import SELECTIVE_SCAN as PEERS
 from benchmarks.rows import Row
@@ -128,7 +128,7 @@ def test_packed(layout, figure, benchmark, measurements, rounds):
 @pytest.mark.parametrize("shape", [VIM_SMALL, MAMBA_130M, ONE_TILE, FOUR_TILES], ids=variants.as_id)
 @pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_two_threads(shape, figure, benchmark, measurements, rounds):
-    if len(os.sched_getaffinity(0)) < 2:
+    if usable_cpus() < 2:
         measurements.leave_out("two threads", "this machine gives the process one processor")
         pytest.skip("one processor")
     inputs = make_inputs(shape)

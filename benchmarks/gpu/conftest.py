@@ -7,9 +7,10 @@ import gc
 import pytest
 import torch
 
-from benchmarks.gpu.beside import Bench, threads_for_checks
+from benchmarks.gpu.beside import Bench
 from benchmarks.gpu.chip import Chip, highest_clock
 from benchmarks.gpu.stopwatch import Stopwatch, copy_bandwidth
+from benchmarks.machine import usable_cpus
 from benchmarks.rows import Row
 
 GUESSED_CLOCK = 2e9  # only to wait for the host, where the clock is not known
@@ -36,7 +37,7 @@ def _gpu(request) -> tuple[Chip | None, Stopwatch, str]:
 def _one_thread(_gpu):
     """Not here: the host's threads only compute what results are held against."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_for_checks())
+    torch.set_num_threads(usable_cpus())
     torch.manual_seed(0)
     yield
     torch.set_num_threads(before)
