@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from transmamba.checkpoint import Manifest, read_manifest, require_stage, save_checkpoint, versions
 from transmamba.config import RunConfig, digest, identity, to_dict
 from transmamba.distill import DistillConfig, Distiller, check_mixers, layer_map, subclone
 from transmamba.files import write_text
 from transmamba.models import create_model, load_pretrained, save_pretrained
-from transmamba.report import images_per_second, write_report
-from transmamba.run_folder import RUN_FORMAT, STAGES, STUDENT, SUBCLONE, claim
-from transmamba.tasks import ImageData, load_images, subset
+from transmamba.report import samples_per_second, write_report
+from transmamba.run_folder import METRICS_FORMAT, STAGES, STUDENT, SUBCLONE, claim
+from transmamba.tasks import Metric, Task, load_task
 from transmamba.teach import Taught, build_teacher, teach
-from transmamba.train import Plan, Trainer, Watcher
+from transmamba.train import Plan, Trainer, Watcher, plain
 
 Say = Callable[[str], None]
 
@@ -31,13 +30,13 @@ class Run:
     """A run whose options were found good; see :func:`prepare`.
 
     Attributes:
-        config, data: What was asked for.
+        config, task: What was asked for.
         folder: It exists, and belongs to this run.
         finished: The content of its metrics file when there is nothing left to do, else None.
     """
 
     config: RunConfig
-    data: ImageData
+    task: Task
     folder: Path
     finished: dict[str, Any] | None
 
@@ -54,8 +53,8 @@ def prepare(config: RunConfig, overwrite: bool = False) -> Run:
         FileExistsError: The folder holds another run, or something else; the message says what differs.
     """
     usable_device(config.device)
-    data = load_images(config.data, config.data_dir, config.image_size, config.channels)
-    student, teacher = _create_student(config, data), build_teacher(config, data)
+    task = load_task(config)
+    student, teacher = _create_student(config, task), build_teacher(config, task)
     Distiller(student, teacher, config.distill)
     layer_map(config.subclone.layer_map, student.config.depth, teacher.depth)  # type: ignore[union-attr, arg-type]
     check_mixers(student, config.subclone.mixer)
@@ -63,7 +62,7 @@ def prepare(config: RunConfig, overwrite: bool = False) -> Run:
         load_pretrained(config.subclone.ssm_from)
     if config.subclone.importance == "stability" and not config.teacher.fine_tune:
         raise ValueError("importance 'stability' compares a teacher before and after: give --teacher.fine-tune")
-    return Run(config, data, config.folder, claim(config, overwrite))
+    return Run(config, task, config.folder, claim(config, overwrite))
 
 
 def adapt(run: Run, watcher: Watcher | None = None, say: Say = lambda text: None) -> dict[str, Any]:
@@ -76,37 +75,38 @@ def adapt(run: Run, watcher: Watcher | None = None, say: Say = lambda text: None
     Raises:
         TrainingError, Interrupted, CheckpointError, OSError: As of :class:`transmamba.train.Trainer`.
     """
-    config, data, folder = run.config, run.data, run.folder
+    config, task, folder = run.config, run.task, run.folder
     if run.finished is not None:
         return run.finished
-    taught = teach(config, data, watcher=watcher)
-    say(f"teacher   {taught.accuracy:7.2%}   {taught.origin}, {taught.folder}")
-    adaptation = _Adaptation(config, data, folder / STAGES, taught, watcher)
+    taught = teach(config, task, watcher=watcher)
+    say(f"teacher   {_figure(task.metric, taught.reached)}   {taught.origin}, {taught.folder}")
+    adaptation = _Adaptation(config, task, folder / STAGES, taught, watcher)
     coverage = adaptation.initialise(folder / SUBCLONE)
     say(f"subclone  {coverage:7.2%}   of the student's parameters come from the teacher")
     warmed = adaptation.warm_up() if config.warmup_epochs else None
     if warmed is not None:
-        say(f"warm-up   {_reached(warmed)}, mixers and calibration")
+        say(f"warm-up   {_reached(task, warmed)}, mixers and calibration")
     student, adapted = adaptation.distill("init" if warmed is None else "warmup")
     adapted = adapted if warmed is None else _joined(warmed, adapted)
-    say(f"adapted   {_reached(adapted)}")
-    scratch = _scratch(config, data, folder / STAGES, watcher) if config.scratch else None
+    say(f"adapted   {_reached(task, adapted)}")
+    scratch = _scratch(config, task, folder / STAGES, watcher) if config.scratch else None
     if scratch:
-        say(f"scratch   {_reached(scratch)}")
+        say(f"scratch   {_reached(task, scratch)}")
     save_pretrained(student, folder / STUDENT)
     results: dict[str, Any] = {
-        "teacher": _row(taught.teacher.model, data, accuracy=taught.accuracy, seconds=taught.seconds),
+        "teacher": _row(taught.teacher.model, task, **{task.metric.name: taught.reached}, seconds=taught.seconds),
         "scratch": scratch,
-        "adapted": _row(student, data, **adapted),
+        "adapted": _row(student, task, **adapted),
     }
     if scratch is not None:
         # The same network: measured once, so that no difference appears where there is none.
-        shared = {name: results["adapted"][name] for name in ("parameters", "images_per_second")}
+        shared = {name: results["adapted"][name] for name in ("parameters", "samples_per_second")}
         results["scratch"] = {**scratch, **shared}
     metrics = {
-        "format": RUN_FORMAT,
+        "format": METRICS_FORMAT,
         "config": to_dict(config),
-        "data": {"train": len(data.train), "test": len(data.test)},
+        "data": {"train": len(task.train), "test": len(task.test), "unit": task.unit},
+        "metric": dataclasses.asdict(task.metric),
         "teacher": {"origin": taught.origin, "folder": taught.folder, "weights": taught.weights_hash},
         "coverage": coverage,
         "results": results,
@@ -119,18 +119,18 @@ def adapt(run: Run, watcher: Watcher | None = None, say: Say = lambda text: None
 class _Adaptation:
     """The stages that lead from a teacher to a student, each started from the checkpoint of the one before."""
 
-    def __init__(self, config: RunConfig, data: ImageData, folder: Path, taught: Taught, watcher: Watcher | None):
-        self.config, self.data, self.folder, self.taught, self.watcher = config, data, folder, taught, watcher
-        self.train = subset(data.train, config.fraction, config.seed)
+    def __init__(self, config: RunConfig, task: Task, folder: Path, taught: Taught, watcher: Watcher | None):
+        self.config, self.task, self.folder, self.taught, self.watcher = config, task, folder, taught, watcher
+        self.train = task.subset(config.fraction, config.seed)
         self.identity = identity(to_dict(config))
         self.device = torch.device(config.device)
 
     def initialise(self, report: Path) -> float:
         """Stage ``init``: clone the student and set up the calibration; return the cloned part of its parameters."""
         if read_manifest(self.folder, "init") is None:
-            student = _create_student(self.config, self.data).to(self.device)
-            images = [batch.to(self.device) for batch in self.train.tensors[0][:512].split(256)]
-            cloned = subclone(student, self.taught.teacher, self.config.subclone, images, self.taught.before)
+            student = _create_student(self.config, self.task).to(self.device)
+            inputs = [batch.to(self.device) for batch in self.task.inputs(self.train, 512)]
+            cloned = subclone(student, self.taught.teacher, self.config.subclone, inputs, self.taught.before)
             distiller = Distiller(student, self.taught.teacher, self.config.distill, cloned.channels)
             write_text(report, cloned.to_markdown())
             state = {"model": distiller.state_dict(), "channels": cloned.channels, "coverage": cloned.coverage}
@@ -155,7 +155,7 @@ class _Adaptation:
         grandparent = "init" if parent == "warmup" else "teacher"
         before, start = self._require(parent, grandparent, stage)
         distiller = Distiller(
-            _create_student(self.config, self.data), self.taught.teacher, options, self._channels()
+            _create_student(self.config, self.task), self.taught.teacher, options, self._channels()
         ).to(self.device)
         distiller.load_state_dict(_weights(start))
         if mixers_only:
@@ -164,14 +164,13 @@ class _Adaptation:
                 parameter.requires_grad_(roles[name].is_fresh)
         if read_manifest(self.folder, stage) is None:
             origin = digest([self.identity, before.checkpoint, self.taught.weights_hash])
-            plan = _plan(self.config, stage, self.train, self.data.test, epochs, origin)
-            trainer = Trainer(
-                plan, distiller, distiller.loss, distiller.student, self.folder / f"{stage}.pt", self.watcher
-            )
+            plan = _plan(self.config, self.task, stage, self.train, epochs, origin)
+            measure = partial(self.task.measure, distiller.student)
+            trainer = Trainer(plan, distiller, distiller.loss, measure, self.folder / f"{stage}.pt", self.watcher)
             self._finish(stage, trainer.run(), parent, before.checkpoint)
         state = self._require(stage, parent, "report")[1]
         distiller.load_state_dict(_weights(state))
-        return distiller, _trained(state, len(self.train))
+        return distiller, _trained(self.task, state, len(self.train))
 
     def _channels(self) -> list[int]:
         return self._require("init", "teacher", "distill")[1]["channels"]
@@ -192,38 +191,43 @@ class _Adaptation:
         ).write(self.folder)
 
 
-def _scratch(config: RunConfig, data: ImageData, folder: Path, watcher: Watcher | None) -> dict[str, Any]:
-    """The baseline: the adapted student's twin before cloning, by cross entropy, on the same schedule."""
-    train, flat = subset(data.train, config.scratch_fraction, config.seed), identity(to_dict(config))
+def _scratch(config: RunConfig, task: Task, folder: Path, watcher: Watcher | None) -> dict[str, Any]:
+    """The baseline: the adapted student's twin before cloning, by the task's loss alone, on the same schedule."""
+    train, flat = task.subset(config.scratch_fraction, config.seed), identity(to_dict(config))
     if read_manifest(folder, "scratch") is None:
-        student = _create_student(config, data).to(config.device)
-
-        def loss(images: torch.Tensor, targets: torch.Tensor, _progress: float) -> tuple[torch.Tensor, dict]:
-            return F.cross_entropy(student(images), targets), {}
-
-        plan = _plan(config, "scratch", train, data.test, config.epochs, digest(flat))
-        checkpoint = Trainer(plan, student, loss, student, folder / "scratch.pt", watcher).run()
+        student = _create_student(config, task).to(config.device)
+        plan = _plan(config, task, "scratch", train, config.epochs, digest(flat))
+        loss, measure = plain(partial(task.loss, student)), partial(task.measure, student)
+        checkpoint = Trainer(plan, student, loss, measure, folder / "scratch.pt", watcher).run()
         Manifest("scratch", checkpoint or "", flat, versions=versions()).write(folder)
-    return _trained(require_stage(folder, "scratch", needed_by="report", config=flat)[1], len(train))
+    return _trained(task, require_stage(folder, "scratch", needed_by="report", config=flat)[1], len(train))
 
 
-def _plan(config: RunConfig, stage: str, train: TensorDataset, test: TensorDataset, epochs: int, origin: str) -> Plan:
-    shared = {
-        name: getattr(config, name) for name in ("batch_size", "seed", "shift", "optim", "accumulate", "precision")
-    }
-    return Plan(stage, train, test, epochs, origin=origin, **shared)
+def _plan(config: RunConfig, task: Task, stage: str, train: Any, epochs: int, origin: str) -> Plan:
+    return Plan(
+        stage=stage,
+        train=train,
+        epochs=epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        optim=config.optim,
+        origin=origin,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        augment=lambda batch: task.augment(batch, config),
+        metric=task.metric,
+    )
 
 
-def _create_student(config: RunConfig, data: ImageData) -> nn.Module:
+def _create_student(config: RunConfig, task: Task) -> nn.Module:
     """The student of ``config`` at its own initialisation, the same for the same seed."""
-    fits = {"image_size": data.size, "in_channels": data.channels, "num_classes": data.num_classes}
+    fits = task.student_options
     for name, value in fits.items():
         if config.student_options.get(name, value) != value:
             raise ValueError(f"student_options: {name} must be the data's {value}, got {config.student_options[name]}")
     torch.manual_seed(config.seed)
     student = create_model(config.student, **{**config.student_options, **fits})
-    if len(student.grid) != 2:  # type: ignore[arg-type]
-        raise ValueError(f"student {config.student} does not take images one at a time")
+    task.check_student(student)
     return student
 
 
@@ -231,13 +235,13 @@ def _weights(state: dict[str, Any]) -> dict[str, Any]:
     return state["model"] if state.get("ema") is None else state["ema"]
 
 
-def _trained(state: dict[str, Any], images: int) -> dict[str, Any]:
-    history = state["history"]
+def _trained(task: Task, state: dict[str, Any], samples: int) -> dict[str, Any]:
+    history, metric = state["history"], task.metric.name
     return {
-        "accuracy": history[-1]["accuracy"],
+        metric: history[-1][metric],
         "steps": state["steps"],
         "epochs": history[-1]["epoch"],
-        "train_images": images,
+        "train_samples": samples,
         "seconds": state["seconds"],
         "history": history,
     }
@@ -253,16 +257,20 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {**second, **sums, "history": first["history"] + later}
 
 
-def _row(model: nn.Module, data: ImageData, **known: Any) -> dict[str, Any]:
-    speed = images_per_second(model, data.test.tensors[0])
-    return {**known, "parameters": sum(p.numel() for p in model.parameters()), "images_per_second": speed}
+def _row(model: nn.Module, task: Task, **known: Any) -> dict[str, Any]:
+    speed = samples_per_second(model, task.inputs(task.test, 256)[0])
+    return {**known, "parameters": sum(p.numel() for p in model.parameters()), "samples_per_second": speed}
 
 
-def _reached(trained: dict[str, Any]) -> str:
+def _reached(task: Task, trained: dict[str, Any]) -> str:
     return (
-        f"{trained['accuracy']:7.2%}   {trained['epochs']} epochs, {trained['steps']} steps on "
-        f"{trained['train_images']} images, {trained['seconds']:.0f} s"
+        f"{_figure(task.metric, trained[task.metric.name])}   {trained['epochs']} epochs, {trained['steps']} steps on "
+        f"{trained['train_samples']} {task.unit}, {trained['seconds']:.0f} s"
     )
+
+
+def _figure(metric: Metric, value: float) -> str:
+    return f"{metric.text(value):>7}"
 
 
 def usable_device(name: str) -> torch.device:

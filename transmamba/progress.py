@@ -27,8 +27,7 @@ class Bar:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._loss = ""
-        self._accuracy = ""
+        self._loss = self._reached = ""
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -41,7 +40,7 @@ class Bar:
         """Show a new training in place of the one before."""
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
-        self._loss = self._accuracy = ""
+        self._loss = self._reached = ""
         self._progress.add_task(stage, total=steps, completed=done, note="")
         if 0 < done < steps:
             self.console.print(f"{stage}: going on after step {done} of {steps}")
@@ -51,11 +50,11 @@ class Bar:
         self._loss = f"loss {loss:.3f}"
         self._advance(1)
 
-    def epoch(self, row: dict[str, float]) -> None:
-        """Show the accuracy that was reached."""
-        self._accuracy = f"accuracy {row['accuracy']:.1%}"
+    def epoch(self, row: dict[str, float], reached: str) -> None:
+        """Show what was reached."""
+        self._reached = reached
         self._advance(0)
 
     def _advance(self, steps: int) -> None:
         for task in self._progress.task_ids:
-            self._progress.update(task, advance=steps, note=f"{self._loss}  {self._accuracy}")
+            self._progress.update(task, advance=steps, note=f"{self._loss}  {self._reached}")

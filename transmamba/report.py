@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from transmamba.files import write_atomic, write_json, write_text
 from transmamba.run_folder import CURVES, METRICS, REPORT, RUN, STUDENT, SUBCLONE
+from transmamba.tasks import Metric
 
-HEADERS = ("", "accuracy", "parameters", "images/s", "steps to scratch's accuracy")
 _ORIGINS = {
     "trained": "trained by this run",
     "fine-tuned": "fine-tuned by this run",
@@ -24,10 +24,10 @@ NAMES = ("teacher", "scratch", "adapted")
 
 
 @torch.no_grad()
-def images_per_second(model: nn.Module, images: Tensor, batch_size: int = 256, seconds: float = 0.5) -> float:
+def samples_per_second(model: nn.Module, inputs: Tensor, batch_size: int = 256, seconds: float = 0.5) -> float:
     """Inference speed in eval mode, median over as many batches as fit into ``seconds``, at least three."""
     device = next(model.parameters()).device
-    batch = images[:batch_size].to(device)
+    batch = inputs[:batch_size].to(device)
     training = model.training
     model.eval()
     model(batch)
@@ -42,21 +42,30 @@ def images_per_second(model: nn.Module, images: Tensor, batch_size: int = 256, s
     return len(batch) / sorted(times)[len(times) // 2]
 
 
-def first_reaching(history: list[dict[str, float]], accuracy: float) -> dict[str, float] | None:
-    """The first row of a history with at least ``accuracy``, or None."""
-    return next((row for row in history if row["accuracy"] >= accuracy), None)
+def first_reaching(
+    history: list[dict[str, float]], wanted: float, metric: Metric | None = None
+) -> dict[str, float] | None:
+    """The first row of a history that is as good as ``wanted``, or None."""
+    metric = metric or Metric()
+    return next((row for row in history if metric.reached(row[metric.name], wanted)), None)
+
+
+def headers(metrics: dict[str, Any]) -> tuple[str, ...]:
+    """Of the columns of the final table."""
+    name = metrics["metric"]["name"]
+    return "", name, "parameters", f"{metrics['data']['unit']}/s", f"steps to scratch's {name}"
 
 
 def table_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The final table, one row of texts under :data:`HEADERS` for teacher, scratch and adapted."""
-    results = metrics["results"]
+    """The final table, one row of texts under :func:`headers` for teacher, scratch and adapted."""
+    results, metric = metrics["results"], Metric(**metrics["metric"])
     rows: list[tuple[str, ...]] = []
     for name in NAMES:
         result = results[name]
         if result is None:
             continue
-        speed = f"{result['images_per_second']:,.0f}"
-        rows.append((name, f"{result['accuracy']:.2%}", f"{result['parameters']:,}", speed, _steps(results, name)))
+        reached, speed = metric.text(result[metric.name]), f"{result['samples_per_second']:,.0f}"
+        rows.append((name, reached, f"{result['parameters']:,}", speed, _steps(results, name, metric)))
     return rows
 
 
@@ -66,7 +75,7 @@ def rich_table(metrics: dict[str, Any]) -> Any:
 
     student = metrics["config"]["student"]
     table = Table(header_style="bold", caption=f"teacher: Transformer; scratch and adapted: {student}")
-    for i, header in enumerate(HEADERS):
+    for i, header in enumerate(headers(metrics)):
         table.add_column(header, justify="right" if i else "left")
     for row in table_rows(metrics):
         table.add_row(*row, style="bold green" if row[0] == "adapted" else None)
@@ -91,14 +100,15 @@ def to_markdown(folder: str | Path, metrics: dict[str, Any]) -> str:
     """The whole run as a page."""
     config, results = metrics["config"], metrics["results"]
     lines = [f"# {config['student']} on {config['data']}, seed {config['seed']}", ""]
-    lines += ["| " + " | ".join(HEADERS) + " |", "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
+    columns, metric, unit = headers(metrics), metrics["metric"]["name"], metrics["data"]["unit"]
+    lines += ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in table_rows(metrics)]
-    lines += ["", f"![Accuracy over training steps]({CURVES})", "", "## How it was measured", ""]
+    lines += ["", f"![{metric.capitalize()} over training steps]({CURVES})", "", "## How it was measured", ""]
     lines += [f"- {line}" for line in _conditions(metrics)]
-    lines += ["", "## Training", "", "| | images | epochs | steps | seconds |", "|---|---:|---:|---:|---:|"]
+    lines += ["", "## Training", "", f"| | {unit} | epochs | steps | seconds |", "|---|---:|---:|---:|---:|"]
     for name in ("scratch", "adapted"):
         if (r := results[name]) is not None:
-            lines.append(f"| {name} | {r['train_images']} | {r['epochs']} | {r['steps']} | {r['seconds']:.0f} |")
+            lines.append(f"| {name} | {r['train_samples']} | {r['epochs']} | {r['steps']} | {r['seconds']:.0f} |")
     versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
     lines += ["", "## Use the student", "", "```python", load_line(folder).replace("; ", "\n"), "```", ""]
     lines += [f"Every option is in `{RUN}`, every number in `{METRICS}`, what was cloned in [{SUBCLONE}]({SUBCLONE})."]
@@ -107,27 +117,30 @@ def to_markdown(folder: str | Path, metrics: dict[str, Any]) -> str:
 
 
 def plot_curves(metrics: dict[str, Any]) -> bytes:
-    """Test accuracy over steps as a PNG: scratch and adapted as curves, the teacher as a line."""
+    """The main figure over steps as a PNG: scratch and adapted as curves, the teacher as a line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    results = metrics["results"]
+    results, metric = metrics["results"], Metric(**metrics["metric"])
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    axes.axhline(results["teacher"]["accuracy"], color="0.45", linestyle="--", linewidth=1.3, label="teacher")
+    axes.axhline(results["teacher"][metric.name], color="0.45", linestyle="--", linewidth=1.3, label="teacher")
     styles = {"scratch": ("#c1662f", "s"), "adapted": ("#1f6fb4", "o")}
     for name, (color, marker) in styles.items():
         if (result := results[name]) is None:
             continue
-        steps, reached = zip(*((row["step"], row["accuracy"]) for row in result["history"]), strict=True)
+        steps, reached = zip(*((row["step"], row[metric.name]) for row in result["history"]), strict=True)
         axes.plot(steps, reached, color=color, marker=marker, markersize=3.5, linewidth=1.6, label=name)
-    axes.set(xlabel="training steps", ylabel="test accuracy", xlim=(0, None))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set(xlabel="training steps", ylabel=f"test {metric.name}", xlim=(0, None))
+    if metric.form.endswith("%"):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if not metric.higher_is_better:
+        axes.set_yscale("log")
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right" if metric.higher_is_better else "upper right")
     config = metrics["config"]
     axes.set_title(f"{config['student']} on {config['data']}, seed {config['seed']}", loc="left", fontsize=11)
     buffer = io.BytesIO()
@@ -135,11 +148,11 @@ def plot_curves(metrics: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _steps(results: dict[str, Any], name: str) -> str:
+def _steps(results: dict[str, Any], name: str, metric: Metric) -> str:
     scratch, result = results["scratch"], results[name]
     if name == "teacher" or scratch is None:
         return "-"
-    row = first_reaching(result["history"], scratch["accuracy"])
+    row = first_reaching(result["history"], scratch[metric.name], metric)
     if row is None:
         return f"not in {result['steps']}"
     return f"{row['step']:.0f} of {result['steps']} (epoch {row['epoch']:.0f} of {result['epochs']})"
@@ -147,18 +160,19 @@ def _steps(results: dict[str, Any], name: str) -> str:
 
 def _conditions(metrics: dict[str, Any]) -> list[str]:
     config, results, data = metrics["config"], metrics["results"], metrics["data"]
-    teacher_share = config["teacher"]["fraction"]
+    teacher_share, unit = config["teacher"]["fraction"], data["unit"]
     lines = [
-        f"Accuracy is that of the last epoch on {data['test']} test images, which decide about nothing.",
+        f"The {metrics['metric']['name']} is that of the last epoch on {data['test']} test {unit}, "
+        "which decide about nothing.",
         f"The teacher was {_ORIGINS[metrics['teacher']['origin']]}"
         + (f"; its training saw {teacher_share:.0%} of the training data." if results["teacher"]["seconds"] else "."),
-        f"The adapted student saw {results['adapted']['train_images']} of {data['train']} training images, after "
+        f"The adapted student saw {results['adapted']['train_samples']} of {data['train']} training {unit}, after "
         f"{metrics['coverage']:.1%} of its parameters had been cloned from the teacher.",
     ]
     if scratch := results["scratch"]:
         lines.append(
-            f"The scratch baseline is the same network with the same seed, optimiser and schedule, trained with cross "
-            f"entropy alone on {scratch['train_images']} training images."
+            f"The scratch baseline is the same network with the same seed, optimiser and schedule, trained by the "
+            f"task's loss alone on {scratch['train_samples']} training {unit}."
         )
-    lines.append("Images per second are inference in batches of up to 256, on the machine of this run.")
+    lines.append(f"{unit.capitalize()} per second are inference in batches of up to 256, on the machine of this run.")
     return lines

@@ -10,7 +10,7 @@ from typing import Any
 from transmamba.config import RunConfig, differences, identity, to_dict
 from transmamba.files import write_json
 
-RUN_FORMAT = "transmamba-run"
+RUN_FORMAT, METRICS_FORMAT = "transmamba-run", "transmamba-metrics"
 STAGES, STUDENT = "stages", "student"
 RUN, METRICS, REPORT, CURVES, SUBCLONE = "run.json", "metrics.json", "report.md", "curves.png", "subclone.md"
 
@@ -41,7 +41,7 @@ def claim(config: RunConfig, overwrite: bool) -> dict[str, Any] | None:
     (folder / STAGES).mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN, {"format": RUN_FORMAT, "config": whole})
     metrics = _read_json(folder / METRICS)
-    return metrics if metrics.get("format") == RUN_FORMAT else None
+    return metrics if metrics.get("format") == METRICS_FORMAT else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler
 
 from transmamba.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from transmamba.config import OptimConfig
 from transmamba.optim import Ema, create_optimizer, learning_rate
-from transmamba.tasks import accuracy, random_shift
+from transmamba.tasks.task import Batch, Dataset, Metric
 
-# Images, targets (class probabilities) and the part of the training that is done; the loss, and metrics to be shown.
-Loss = Callable[[Tensor, Tensor, float], "tuple[Tensor, dict[str, Tensor]]"]
+# The tensors of a batch and the part of the training that is done; the loss, and metrics to be shown.
+Loss = Callable[..., "tuple[Tensor, dict[str, Tensor]]"]
 
 
 class TrainingError(RuntimeError):
@@ -43,8 +42,8 @@ class Watcher(Protocol):
     def step(self, loss: float) -> None:
         """One step was made."""
 
-    def epoch(self, row: dict[str, float]) -> None:
-        """An epoch ended; its row of the history."""
+    def epoch(self, row: dict[str, float], reached: str) -> None:
+        """An epoch ended; its row of the history, and its main figure as a text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,27 +52,29 @@ class Plan:
 
     Attributes:
         stage: Name of the training.
-        train, test: Data; the test data is measured at the end of epochs and decides about nothing.
-        epochs, batch_size, seed, shift, optim, accumulate, precision: As in :class:`transmamba.config.RunConfig`.
+        train: A :class:`transmamba.tasks.task.Dataset`.
+        epochs, batch_size, seed, optim, accumulate, precision: As in :class:`transmamba.config.RunConfig`.
         origin: Text that differs when the training would start from something else; a checkpoint with another origin
             is refused.
+        augment: What is done to a batch before it is used, by torch's random numbers.
+        metric: The main figure among what is measured.
     """
 
     stage: str
-    train: TensorDataset
-    test: TensorDataset
+    train: Dataset
     epochs: int
     batch_size: int
     seed: int
-    shift: int = 0
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     origin: str = ""
     accumulate: int = 1
     precision: str = "float32"
+    augment: Callable[[Batch], Batch] = lambda batch: batch
+    metric: Metric = dataclasses.field(default_factory=Metric)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one epoch; the last may have fewer images."""
+        """Steps of one epoch; the last may have fewer samples."""
         return -(-len(self.train) // self.batch_size)
 
     @property
@@ -109,14 +110,14 @@ class Trainer:
     Args:
         plan: A :class:`Plan`.
         model: Everything that is in the state: parameters that require a gradient are trained.
-        loss: Called on each batch.
-        predict: The module whose logits are measured on the test data; ``model`` or a part of it.
+        loss: Called with the tensors of each batch, and the part of the training that is done.
+        measure: Called at the end of epochs, for figures that are shown and kept and decide about nothing.
         checkpoint: File to go on from, if it is there, and to write; None keeps nothing.
         watcher: Told about the progress.
 
     Attributes:
         step: Steps that are done.
-        history: One row per finished epoch: ``step``, ``epoch``, ``accuracy``, and means of ``loss`` and the metrics.
+        history: One row per finished epoch: ``step``, ``epoch``, what was measured, means of ``loss`` and the metrics.
         seconds: Time spent in all sittings.
     """
 
@@ -125,11 +126,11 @@ class Trainer:
         plan: Plan,
         model: nn.Module,
         loss: Loss,
-        predict: nn.Module,
+        measure: Callable[[], dict[str, float]],
         checkpoint: Path | None = None,
         watcher: Watcher | None = None,
     ):
-        self.plan, self.model, self.loss, self.predict = plan, model, loss, predict
+        self.plan, self.model, self.loss, self.measure = plan, model, loss, measure
         self.checkpoint, self.watcher = checkpoint, watcher
         self.device = next(model.parameters()).device
         self.optimizer = create_optimizer(model, plan.optim)
@@ -138,7 +139,6 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
-        self._num_classes = int(plan.train.tensors[1].max()) + 1
 
     def run(self) -> str | None:
         """Train to the end, or from where the checkpoint stands; return the checkpoint's SHA-256.
@@ -159,13 +159,14 @@ class Trainer:
         self.model.train()
         written: str | None = None
         # The loader draws a seed of its own on every start: from elsewhere, or a resumed run would draw one more.
-        loader = DataLoader(plan.train, sampler=self.sampler, batch_size=None, generator=torch.Generator())
+        data: Any = plan.train
+        loader: DataLoader[Batch] = DataLoader(data, sampler=self.sampler, batch_size=None, generator=torch.Generator())
         with _ctrl_c() as pressed:
             while self.step < plan.steps:
                 began = time.perf_counter()
                 self.sampler.epoch, self.sampler.position = divmod(self.step, plan.steps_per_epoch)
-                for images, labels in loader:
-                    self._step(images.to(self.device), labels.to(self.device))
+                for batch in loader:
+                    self._step(tuple(tensor.to(self.device) for tensor in batch))
                     if pressed and self.step % plan.steps_per_epoch:
                         break
                 if self.step % plan.steps_per_epoch == 0:
@@ -179,20 +180,18 @@ class Trainer:
             self.model.load_state_dict(self.ema.state)
         return written
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
+    def _step(self, batch: Batch) -> None:
         plan, optim = self.plan, self.plan.optim
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optim, self.step, plan.steps)
-        targets = smooth(labels, self._num_classes, optim.label_smoothing)
-        images = random_shift(images, plan.shift)
+        batch = plan.augment(batch)
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        for part, wanted in zip(
-            *(t.tensor_split(min(plan.accumulate, len(t))) for t in (images, targets)), strict=True
-        ):
+        samples = len(batch[0])
+        for part in zip(*(t.tensor_split(min(plan.accumulate, samples)) for t in batch), strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-                loss, metrics = self.loss(part, wanted, self.step / plan.steps)
-            share = len(part) / len(images)
+                loss, metrics = self.loss(*part, self.step / plan.steps)
+            share = len(part[0]) / samples
             for name, metric in {"loss": loss.detach(), **metrics}.items():
                 if metric.ndim == 0:
                     sums[name] = sums.get(name, 0.0) + share * metric
@@ -218,13 +217,14 @@ class Trainer:
     def _end_epoch(self) -> None:
         per_epoch = self.plan.steps_per_epoch
         with self.ema.applied(self.model) if self.ema else contextlib.nullcontext():
-            reached = accuracy(self.predict, self.plan.test)
+            measured = self.measure()
         means = {name: total / per_epoch for name, total in self._sums.items()}
-        row = {"step": self.step, "epoch": self.step // per_epoch, "accuracy": reached, **means}
+        row = {"step": self.step, "epoch": self.step // per_epoch, **measured, **means}
         self.history.append(row)
         self._sums = {}
         if self.watcher:
-            self.watcher.epoch(row)
+            metric = self.plan.metric
+            self.watcher.epoch(row, f"{metric.name} {metric.text(row[metric.name])}")
 
     def _save(self) -> str | None:
         return None if self.checkpoint is None else save_checkpoint(self.checkpoint, self.state_dict())
@@ -270,11 +270,9 @@ class Trainer:
         self._sums = state["sums"]
 
 
-def smooth(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Class indices ``(batch,)``, or with smoothing probabilities ``(batch, num_classes)``."""
-    if smoothing == 0:
-        return labels
-    return F.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / num_classes
+def plain(loss: Callable[..., Tensor]) -> Loss:
+    """``loss`` of the tensors of a batch as the trainer calls it: without metrics, whatever part is done."""
+    return lambda *arguments: (loss(*arguments[:-1]), {})
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class PressAt:
         if (self.stage, self.steps) == self.at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def epoch(self, row):
+    def epoch(self, row, reached):
         pass
 
 
@@ -55,8 +55,8 @@ def test_a_run_leaves_what_it_says(tiny):
     student = load_pretrained(folder / "student")
     result = metrics["results"]["adapted"]
     assert accuracy(student, load_images("digits").test) == result["accuracy"] == result["history"][-1]["accuracy"]
-    assert result["steps"] == metrics["results"]["scratch"]["steps"] == 2 * -(-result["train_images"] // 32)
-    assert result["train_images"] == 141
+    assert result["steps"] == metrics["results"]["scratch"]["steps"] == 2 * -(-result["train_samples"] // 32)
+    assert result["train_samples"] == 141
     assert metrics["coverage"] > 0
     assert "| `head.weight` |" in (folder / "subclone.md").read_text()
     manifest = read_manifest(folder / "stages", "distill")
@@ -162,7 +162,7 @@ def test_a_full_disk_stops_and_the_run_goes_on_later(tiny, monkeypatch):
     config = tiny(scratch=False)
 
     class FullDisk(PressAt):
-        def epoch(self, row):
+        def epoch(self, row, reached):
             if self.stage == "distill":
                 patch.setattr("os.fsync", full)
 

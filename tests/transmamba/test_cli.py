@@ -80,7 +80,8 @@ def test_doctor_says_why_the_kernels_are_missing(capsys, monkeypatch):
 
 
 def test_missing_extras_are_one_line(capsys, monkeypatch):
-    monkeypatch.delitem(sys.modules, "transmamba.commands", raising=False)
+    for name in [name for name in sys.modules if name.startswith("transmamba.commands")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tyro", None)
     code, out, err = call(capsys, "adapt")
     assert (code, out) == (1, "")

@@ -17,9 +17,9 @@ def test_bar(terminal):
         bar.start("teacher", 4, 0)
         bar.start("distill", 4, 1)
         bar.step(0.5)
-        bar.epoch({"accuracy": 0.75, "step": 2, "epoch": 1})
+        bar.epoch({"accuracy": 0.75, "step": 2, "epoch": 1}, "accuracy 75.00%")
         bar._progress.refresh()
     text = file.getvalue()
     assert "distill: going on after step 1 of 4" in text
-    for shown in ("2/4", "loss 0.500", "accuracy 75.0%"):
+    for shown in ("2/4", "loss 0.500", "accuracy 75.00%"):
         assert (shown in text) is terminal

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from transmamba.report import first_reaching, images_per_second, load_line, table_rows, to_markdown, write_report
+from transmamba.report import first_reaching, load_line, samples_per_second, table_rows, to_markdown, write_report
 
 
 def history(accuracies):
@@ -18,10 +18,10 @@ def result(accuracies):
     return {
         "accuracy": accuracies[-1],
         "parameters": 232266,
-        "images_per_second": 1234.5,
+        "samples_per_second": 1234.5,
         "steps": 10 * len(accuracies),
         "epochs": len(accuracies),
-        "train_images": 75,
+        "train_samples": 75,
         "seconds": 4.2,
         "history": history(accuracies),
     }
@@ -31,11 +31,12 @@ def result(accuracies):
 def metrics():
     return {
         "config": {"student": "vim", "data": "digits", "seed": 0, "teacher": {"fraction": 1.0}},
-        "data": {"train": 100, "test": 20},
+        "data": {"train": 100, "test": 20, "unit": "images"},
+        "metric": {"name": "accuracy", "form": ".2%", "higher_is_better": True},
         "teacher": {"origin": "reused", "folder": "t", "weights": "0"},
         "coverage": 0.25,
         "results": {
-            "teacher": {"accuracy": 0.98, "parameters": 1000, "images_per_second": 99.0, "seconds": 3.0},
+            "teacher": {"accuracy": 0.98, "parameters": 1000, "samples_per_second": 99.0, "seconds": 3.0},
             "scratch": result([0.3, 0.8, 0.7]),
             "adapted": result([0.6, 0.75, 0.9]),
         },
@@ -104,7 +105,7 @@ def test_speed_is_measured_in_eval_mode():
             return images
 
     model = Model()
-    assert images_per_second(model, torch.zeros(40, 2), batch_size=16, seconds=0) > 0
+    assert samples_per_second(model, torch.zeros(40, 2), batch_size=16, seconds=0) > 0
     assert model.training
     assert model.sizes == [16] * 4
 

@@ -4,6 +4,8 @@ import errno
 import os
 import signal
 import threading
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from torch.utils.data import TensorDataset
 
 from transmamba.checkpoint import CheckpointError, load_checkpoint
 from transmamba.config import OptimConfig
-from transmamba.train import EpochSampler, Interrupted, Plan, Trainer, TrainingError, smooth
+from transmamba.tasks import ImageData
+from transmamba.train import EpochSampler, Interrupted, Plan, Trainer, TrainingError
 
 
 class Watch:
@@ -31,7 +34,8 @@ class Watch:
         if self.steps == self.press_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def epoch(self, row):
+    def epoch(self, row, reached):
+        assert reached == f"accuracy {row['accuracy']:.2%}"
         self.rows.append(row)
 
 
@@ -42,15 +46,19 @@ def images_and_labels(n, seed):
     return TensorDataset(images, labels)
 
 
-def plan(**options):
+TASK = ImageData("test", images_and_labels(20, 0), images_and_labels(12, 1), 3)
+
+
+def plan(shift=0, **options):
+    optim = options.setdefault("optim", OptimConfig(learning_rate=1e-2))
+    augmentation = SimpleNamespace(shift=shift, optim=optim)
     defaults = {
         "stage": "test",
-        "train": images_and_labels(20, 0),
-        "test": images_and_labels(12, 1),
+        "train": TASK.train,
+        "augment": lambda batch: TASK.augment(batch, augmentation),
         "epochs": 2,
         "batch_size": 8,
         "seed": 3,
-        "optim": OptimConfig(learning_rate=1e-2),
     }
     return Plan(**{**defaults, **options})
 
@@ -64,7 +72,7 @@ def trainer(plan, model, checkpoint=None, watcher=None):
     def loss(images, targets, progress):
         return F.cross_entropy(model(images), targets), {"progress": torch.tensor(progress)}
 
-    return Trainer(plan, model, loss, model, checkpoint, watcher)
+    return Trainer(plan, model, loss, partial(TASK.measure, model), checkpoint, watcher)
 
 
 def equal(a, b):
@@ -140,7 +148,9 @@ def test_a_distillation_resumes_bit_for_bit(tmp_path, weighting):
         student = create_model("transmamba_vim_micro", d_model=8, depth=2, d_state=2, num_classes=3)
         distiller = Distiller(student, teacher, DistillConfig(weighting=weighting))
         optim = OptimConfig(learning_rate=1e-2, ema=0.9)
-        Trainer(plan(optim=optim, accumulate=2), distiller, distiller.loss, student, path, watcher).run()
+        Trainer(
+            plan(optim=optim, accumulate=2), distiller, distiller.loss, partial(TASK.measure, student), path, watcher
+        ).run()
         return load_checkpoint(path)
 
     whole = run(tmp_path / "whole.pt")
@@ -219,7 +229,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
         return (value * float("nan") if progress >= 0.7 else value), {}
 
     with pytest.raises(TrainingError, match=r"loss of test is nan at step 6 of 6; .*learning-rate"):
-        Trainer(plan(), model, loss, model, tmp_path / "x.pt").run()
+        Trainer(plan(), model, loss, dict, tmp_path / "x.pt").run()
     assert load_checkpoint(tmp_path / "x.pt")["step"] == 3
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -275,9 +285,3 @@ def test_sampler_covers_each_epoch_once():
     assert len(sampler) == 2
     sampler.epoch, sampler.position = 1, 0
     assert list(sampler) != batches
-
-
-def test_smoothing():
-    labels = torch.tensor([2, 0])
-    assert smooth(labels, 4, 0.0) is labels
-    torch.testing.assert_close(smooth(labels, 4, 0.2)[0], torch.tensor([0.05, 0.05, 0.85, 0.05]))

@@ -1,5 +1,23 @@
-"""Tasks: the data, and the metric, of what a student is adapted to."""
+"""Tasks: the data, the loss and the metric of what a student is adapted to."""
 
-from transmamba.tasks.classification import DATASETS, ImageData, accuracy, load_images, random_shift, subset
+from __future__ import annotations
 
-__all__ = ["DATASETS", "ImageData", "accuracy", "load_images", "random_shift", "subset"]
+from typing import TYPE_CHECKING
+
+from transmamba.tasks.classification import ImageData, accuracy, load_images, random_shift, subset
+from transmamba.tasks.images import DATASETS
+from transmamba.tasks.task import Metric, Task
+
+if TYPE_CHECKING:
+    from transmamba.config import RunConfig
+
+__all__ = ["DATASETS", "ImageData", "Metric", "Task", "accuracy", "load_images", "load_task", "random_shift", "subset"]
+
+
+def load_task(config: RunConfig) -> Task:
+    """Load the data of a run.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: As of the task's loader, such as :func:`load_images`.
+    """
+    return load_images(config.data, config.data_dir, config.image_size, config.channels)

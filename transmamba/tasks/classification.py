@@ -1,31 +1,33 @@
-"""Image classification: two data sets as tensors, subsets of them, a light augmentation, accuracy."""
+"""Image classification: images as tensors, subsets of them, a light augmentation, accuracy."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import math
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from transmamba.tasks.images import DATASETS
+from transmamba.tasks.task import Batch, Task
+from transmamba.teachers import Teacher, create_teacher
+
+if TYPE_CHECKING:
+    from transmamba.config import RunConfig
+
 BACKGROUND = -1.0  # of both data sets: black
-FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageData:
-    """A data set, split for good.
+class ImageData(Task):
+    """Images and their classes, split for good.
 
     Attributes:
-        name: As in :data:`DATASETS`.
+        name: As in :data:`transmamba.tasks.DATASETS`.
         train, test: Pairs of images ``(channels, size, size)``, float32 in [-1, 1], and labels, int64.
         num_classes: Labels are from 0 to below it.
     """
@@ -44,6 +46,87 @@ class ImageData:
     def size(self) -> int:
         """Height and width of each image."""
         return self.train.tensors[0].shape[2]
+
+    @property
+    def student_options(self) -> dict[str, Any]:
+        """Size and channels of the images, and their classes."""
+        return {"image_size": self.size, "in_channels": self.channels, "num_classes": self.num_classes}
+
+    def check_student(self, student: nn.Module) -> None:
+        """Raise ValueError if ``student`` takes something else than single images."""
+        if len(student.grid or ()) != 2:  # type: ignore[arg-type]
+            raise ValueError(f"student {student.name} does not take images one at a time")
+
+    def build_teacher(self, config: RunConfig) -> Teacher:
+        """A ViT with random weights, or the classifier from the teacher's path, with another head where asked for."""
+        options = config.teacher
+        if options.path is None:
+            return create_teacher(self._vit_config(config))
+        teacher = create_teacher(options.path)
+        model: Any = teacher.model
+        if teacher.grid is None or not teacher.spec.head:
+            raise ValueError(f"the teacher must classify images, got {type(model).__name__}")
+        size, channels = model.config.image_size, model.config.num_channels
+        if size not in (self.size, (self.size, self.size), [self.size, self.size]):
+            raise ValueError(
+                f"the teacher takes images of size {size}, the data has {self.size}: give --image-size {size}"
+            )
+        if channels != self.channels:
+            raise ValueError(
+                f"the teacher takes {channels} image channels, the data has {self.channels}: give --channels {channels}"
+            )
+        if teacher.num_classes != self.num_classes:
+            if not options.fine_tune:
+                raise ValueError(
+                    f"the teacher knows {teacher.num_classes} classes, the data has {self.num_classes}: "
+                    "give --teacher.fine-tune"
+                )
+            teacher = _with_new_head(teacher, self.num_classes)
+        return teacher
+
+    def subset(self, fraction: float, seed: int) -> TensorDataset:
+        """``fraction`` of every class; see :func:`subset`."""
+        return subset(self.train, fraction, seed)
+
+    def augment(self, batch: Batch, config: Any) -> Batch:
+        """Shifted images, and smoothed labels."""
+        images, labels = batch
+        return random_shift(images, config.shift), smooth(labels, self.num_classes, config.optim.label_smoothing)
+
+    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
+        """Cross-entropy with class indices or probabilities."""
+        images, targets = batch
+        return F.cross_entropy(_logits(model(images)), targets)
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """``accuracy`` on the test images."""
+        return {"accuracy": accuracy(model, self.test)}
+
+    def inputs(self, dataset: TensorDataset, count: int) -> list[Tensor]:
+        """The first images, in batches of 256."""
+        return list(dataset.tensors[0][:count].split(256))
+
+    def _vit_config(self, config: RunConfig) -> Any:
+        try:
+            from transformers import ViTConfig
+        except ImportError as error:
+            raise ImportError('teachers need transformers: pip install "transmamba[adapt]"') from error
+        options = config.teacher
+        if options.patch_size > self.size:
+            raise ValueError(f"teacher.patch_size must be at most the image's {self.size}, got {options.patch_size}")
+        return ViTConfig(  # type: ignore[call-arg]
+            hidden_size=options.hidden_size,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            intermediate_size=round(options.mlp_ratio * options.hidden_size),
+            image_size=self.size,
+            patch_size=options.patch_size,
+            num_channels=self.channels,
+            num_labels=self.num_classes,
+            layer_norm_eps=1e-6,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
 
 
 def load_images(
@@ -84,78 +167,6 @@ def _prepare(images: Tensor, size: int | None, channels: int | None) -> Tensor:
     return images.repeat(1, channels or 1, 1, 1)
 
 
-def _digits(folder: Path | None) -> tuple[np.ndarray, ...]:
-    """Handwritten digits, 1433 + 364 images of 8 x 8: ``load_digits`` of scikit-learn (BSD-3).
-
-    They are the test part of "Optical Recognition of Handwritten Digits" of the UCI repository (CC BY 4.0). Every
-    fifth image of each class is a test image.
-    """
-    if folder is not None:
-        raise ValueError("digits come with scikit-learn and need no data_dir")
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError('the digits come with scikit-learn: pip install "transmamba[adapt]"') from error
-    images, labels = load_digits().images.astype(np.float32) / 16, load_digits().target
-    test = np.zeros(len(labels), dtype=bool)
-    for c in np.unique(labels):
-        test[np.flatnonzero(labels == c)[::5]] = True
-    return images[~test], labels[~test], images[test], labels[test]
-
-
-def _fashion_mnist(folder: Path | None) -> tuple[np.ndarray, ...]:
-    """Fashion-MNIST (Xiao et al., https://arxiv.org/abs/1708.07747; MIT), 60,000 + 10,000 images of 28 x 28."""
-    folder = FASHION_MNIST_FOLDER if folder is None else folder
-    arrays: list[np.ndarray] = []
-    for part in ("train", "t10k"):
-        images, labels = (
-            read_idx(_find(folder, f"{part}-{kind}")) for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-        )
-        if images.ndim != 3 or images.shape[1] != images.shape[2] or labels.shape != images.shape[:1]:
-            raise ValueError(f"{folder}: {part} images {images.shape} and labels {labels.shape} do not belong together")
-        arrays += [images.astype(np.float32) / 255, labels]
-    return tuple(arrays)
-
-
-def _find(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"{folder / name}[.gz] is missing: install Fashion-MNIST with `apt install dataset-fashion-mnist`, "
-        "or give the folder of its four idx files with --data-dir"
-    )
-
-
-def read_idx(path: str | Path) -> np.ndarray:
-    """Read a file of unsigned bytes in the idx format, as it is or compressed by gzip.
-
-    Raises:
-        ValueError: The file is truncated, damaged, or of another format; the message names it.
-    """
-    path = Path(path)
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-    # Two zero bytes, 8 for unsigned bytes, the number of dimensions, and then each of them as a big-endian int.
-    if len(content) < 4 or content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
-        raise ValueError(f"{path} is not an idx file of unsigned bytes")
-    shape = struct.unpack_from(f">{content[3]}I", content, 4)
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape))
-    if values.size != math.prod(shape):
-        raise ValueError(f"{path} is damaged: its header promises {math.prod(shape)} values, it holds {values.size}")
-    return values.reshape(shape).copy()
-
-
-DATASETS: dict[str, Callable[[Path | None], tuple[np.ndarray, ...]]] = {
-    "digits": _digits,
-    "fashion-mnist": _fashion_mnist,
-}
-
-
 def subset(dataset: TensorDataset, fraction: float, seed: int) -> TensorDataset:
     """Keep ``fraction`` of every class, at least one image each; a smaller fraction is part of a larger one."""
     if not 0 < fraction <= 1:
@@ -170,6 +181,13 @@ def subset(dataset: TensorDataset, fraction: float, seed: int) -> TensorDataset:
         kept.append(shuffled[: max(1, round(fraction * len(of_class)))])
     chosen = torch.cat(kept).sort().values
     return TensorDataset(*(tensor[chosen] for tensor in dataset.tensors))
+
+
+def smooth(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
+    """Class indices ``(batch,)``, or with smoothing probabilities ``(batch, num_classes)``."""
+    if smoothing == 0:
+        return labels
+    return F.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / num_classes
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
@@ -194,7 +212,21 @@ def accuracy(model: nn.Module | Callable[[Tensor], Tensor], dataset: TensorDatas
     correct = 0
     for images, labels in zip(*(tensor.split(batch_size) for tensor in dataset.tensors), strict=True):
         output = model(images.to(device))
-        correct += int((getattr(output, "logits", output).argmax(-1).cpu() == labels).sum())
+        correct += int((_logits(output).argmax(-1).cpu() == labels).sum())
     if isinstance(model, nn.Module):
         model.train(training)
     return correct / len(dataset)
+
+
+def _with_new_head(teacher: Teacher, num_classes: int) -> Teacher:
+    name, model = teacher.spec.head, teacher.model
+    if name != "classifier":
+        raise ValueError(f"{type(model).__name__} has two heads; only a single one can be replaced for other classes")
+    setattr(model, name, nn.Linear(teacher.d_model, num_classes))
+    config: Any = model.config
+    config.num_labels = num_classes
+    return Teacher(model)
+
+
+def _logits(output: Any) -> Tensor:
+    return getattr(output, "logits", output)

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from transmamba.tasks import accuracy, load_images, random_shift, subset
-from transmamba.tasks.classification import read_idx
+from transmamba.tasks.classification import smooth
+from transmamba.tasks.images import read_idx
 
 
 def idx(array):
@@ -139,3 +140,9 @@ def test_accuracy_asks_in_eval_mode():
     assert accuracy(model, dataset, batch_size=2) == pytest.approx(0.8)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_smoothing():
+    labels = torch.tensor([2, 0])
+    assert smooth(labels, 4, 0.0) is labels
+    torch.testing.assert_close(smooth(labels, 4, 0.2)[0], torch.tensor([0.05, 0.05, 0.85, 0.05]))
