@@ -77,7 +77,7 @@ class Cloner:
             return self._keep(name, parameter, "a Transformer does not have it")
         if layer is not None and layer >= self.early:
             return self._keep(name, parameter, f"layer {layer} is not among the first {self.early} (early)")
-        kind = part if part in ("position", "class_token", "embedding") else part.rpartition("_")[0]
+        kind = part if part in ("position", "class_token", "embedding", "token_type") else part.rpartition("_")[0]
         if not getattr(self.teacher.spec, kind):
             return self._keep(name, parameter, f"the teacher has no {kind}")
         residual = self.residual(part, layer)
@@ -87,6 +87,8 @@ class Cloner:
             return self._position(name, parameter)
         if part == "class_token":
             return self._copy(name, parameter, "class_token", None, {2: residual})
+        if part == "token_type":
+            return self._copy(name, parameter, "token_type", "weight", {1: residual}, summed=False)
         if part == "patch_weight":
             return self._patch(name, parameter)
         if part == "patch_bias":
@@ -124,13 +126,15 @@ class Cloner:
 
     def _position(self, name: str, parameter: nn.Parameter) -> tuple[SubcloneRow, Tensor | None]:
         special = self.teacher.spec.special_tokens
-        whole: tuple[int, ...] = self.student.grid  # type: ignore[assignment]
-        grid = whole[-2:]  # of one frame
+        whole: tuple[int, ...] | None = self.student.grid  # type: ignore[assignment]
+        grid = None if whole is None else whole[-2:]  # of one frame
         at: int | None = self.student.class_position  # type: ignore[assignment]
         position = self.teacher.part("position").detach()
+        if grid is None:  # a text begins where it begins, however long it may be
+            position = position[:, : parameter.shape[1]]
         patches = resample_tokens(position[:, special:], self.teacher.grid, grid)
         notes = []
-        if grid != self.teacher.grid:
+        if grid is not None and grid != self.teacher.grid:
             notes.append(f"interpolated from {_by(self.teacher.grid or ())} to {_by(grid)}")
         if at is not None:
             patches = torch.cat([patches[:, :at], position[:, :1], patches[:, at:]], dim=1)
@@ -174,7 +178,7 @@ class Cloner:
     ) -> tuple[SubcloneRow, Tensor | None]:
         path = getattr(self.teacher.spec, part).format(i=layer)
         found = self.teacher.part(part, layer)
-        found = found if tensor is None else getattr(found, tensor)
+        found = found if tensor is None else getattr(found, tensor, None)
         source = path if tensor is None else f"{path}.{tensor}"
         if found is None:
             return self._keep(name, parameter, f"the teacher has no {source}")

@@ -17,6 +17,7 @@ from transmamba.layers.parameters import (
     step_size_projection,
 )
 from transmamba_kernels import bidirectional_scan
+from transmamba_kernels.cross_mamba.arguments import check_mask, leave_out
 
 
 class BiMamba(nn.Module):
@@ -77,8 +78,15 @@ class BiMamba(nn.Module):
         self.D_b = skip_parameter(self.d_inner, device)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias, **factory)
 
-    def forward(self, hidden_states: Tensor, return_directions: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, hidden_states: Tensor, mask: Tensor | None = None, return_directions: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Mix ``hidden_states`` ``(batch, length, d_model)``; the shape is kept.
+
+        Args:
+            mask: False where a token is padding, before or behind the others: bool ``(batch, length)``, at least one
+                True in every row. The outputs of the others are those of the sequence without padding; what stands at
+                the padding means nothing.
 
         Returns:
             ``out``, or with ``return_directions`` ``(out, [out_forward, out_backward])``: each direction's own output,
@@ -86,8 +94,14 @@ class BiMamba(nn.Module):
         """
         tokens_of_width(hidden_states, self.d_model)
         x, z = split_channels(self.in_proj(hidden_states))
+        if mask is not None:
+            check_mask(mask, *hidden_states.shape[:2])
+            x = x.masked_fill(~mask.unsqueeze(1), 0.0)  # what the convolutions see beyond an end
         forward = scan_inputs(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
         backward = scan_inputs(x, self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b, reverse=True)
+        if mask is not None:
+            for inputs in (forward, backward):
+                inputs["delta"], _ = leave_out(mask, inputs["delta"], None, delta_softplus=True)
         own = {f"{name}_reverse": tensor for name, tensor in backward.items()}
         merge = "none" if return_directions else "sum"
         scanned = bidirectional_scan(**forward, **own, z=z, delta_softplus=True, merge=merge)

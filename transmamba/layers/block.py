@@ -96,7 +96,7 @@ class TransMambaBlock(nn.Module):
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Map ``(batch, length, d_model)`` to the same shape; with ``return_directions`` also the list of ``F_k``.
 
-        ``options`` are handed to the mixer.
+        ``options`` are handed to the mixer, such as the ``mask`` of :class:`transmamba.layers.BiMamba`.
         """
         dtype = self.norm.weight.dtype
         x = x.to(torch.promote_types(x.dtype, torch.float32))

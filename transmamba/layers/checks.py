@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,15 @@ def ratio_of_mlp(mlp_ratio: float) -> None:
     """Raise unless ``mlp_ratio``, hidden units over width, is 0 or positive."""
     if not 0 <= mlp_ratio < math.inf:
         raise ValueError(f"mlp_ratio must be 0 (no MLP) or positive, got {mlp_ratio}")
+
+
+def token_ids(input_ids: Tensor, longest: int | None = None) -> None:
+    """Raise unless ``input_ids`` is an integer tensor ``(batch, length)``, at most ``longest`` tokens long."""
+    is_ids = isinstance(input_ids, Tensor) and input_ids.dtype in (torch.int32, torch.int64)
+    if not is_ids or input_ids.dim() != 2:
+        raise TypeError("input_ids must be an integer tensor (batch, length)")
+    if longest is not None and input_ids.shape[1] > longest:
+        raise ValueError(f"input_ids must be at most max_length = {longest} tokens long, got {input_ids.shape[1]}")
 
 
 def tokens_of_width(hidden_states: Tensor, d_model: int, grid: tuple[int, ...] | None = None) -> None:

@@ -6,6 +6,7 @@ from transmamba.models.pretrained import load_pretrained, save_pretrained
 from transmamba.models.registry import create_model, list_models, register_model
 from transmamba.models.roles import Role
 from transmamba.models.student import Student
+from transmamba.models.text_encoder import MambaTextEncoder, MambaTextEncoderConfig
 from transmamba.models.videomamba import VideoMamba, VideoMambaConfig
 from transmamba.models.vim import Vim, VimConfig
 from transmamba.models.vmamba import VMamba, VMambaConfig
@@ -14,6 +15,8 @@ __all__ = [
     "InferenceParams",
     "MambaLM",
     "MambaLMConfig",
+    "MambaTextEncoder",
+    "MambaTextEncoderConfig",
     "PlainMamba",
     "PlainMambaConfig",
     "Role",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transmamba.layers import Mamba, TransMambaBlock, create_norm
-from transmamba.layers.checks import positive_int, ratio_of_mlp
+from transmamba.layers.checks import positive_int, ratio_of_mlp, token_ids
 from transmamba.models.initialisation import initialise_blocks
 from transmamba.models.registry import register_model
 from transmamba.models.sampling import check_sampling, sample
@@ -127,9 +127,7 @@ class MambaLM(Student):
 
         ``taps`` receives every block's output; its one direction is that output.
         """
-        is_ids = isinstance(input_ids, Tensor) and input_ids.dtype in (torch.int32, torch.int64)
-        if not is_ids or input_ids.dim() != 2:
-            raise TypeError("input_ids must be an integer tensor (batch, length)")
+        token_ids(input_ids)
         return self.backbone(input_ids, taps, inference_params)
 
     def allocate_states(self, batch_size: int) -> InferenceParams:

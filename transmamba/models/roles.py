@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # Order of dimensions: norms (d,), position (1, tokens, d), class_token (1, 1, d), patch_weight (d, channels, p, p),
-# embedding (vocabulary, d), gate_weight and fc1_weight (hidden, d), fc2_weight (d, hidden), head_weight (classes, d).
-# The mixer's parts have no counterpart outside SSMs; "stem" is everything else that a Transformer does not have,
-# convolutions for example.
+# embedding (vocabulary, d), token_type (types, d), gate_weight and fc1_weight (hidden, d), fc2_weight (d, hidden),
+# head_weight (classes, d). The mixer's parts have no counterpart outside SSMs; "stem" is everything else that a
+# Transformer does not have, convolutions for example.
 PARTS = (
     "patch_weight",
     "patch_bias",
     "embedding",
     "position",
+    "token_type",
+    "embedding_norm_weight",
+    "embedding_norm_bias",
     "class_token",
     "norm1_weight",
     "norm1_bias",

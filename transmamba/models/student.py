@@ -75,16 +75,24 @@ class Student(nn.Module):
 
 
 def run_block(
-    block: nn.Module, x: Tensor, layer: int, taps: Taps | None, visible: Callable[[Tensor], Tensor] = lambda x: x
+    block: nn.Module,
+    x: Tensor,
+    layer: int,
+    taps: Taps | None,
+    visible: Callable[[Tensor], Tensor] = lambda x: x,
+    **options: Any,
 ) -> Tensor:
-    """Return ``block(x)`` and let ``taps`` record what it asks for, each feature as ``visible`` shows it."""
+    """Return ``block(x)`` and let ``taps`` record what it asks for, each feature as ``visible`` shows it.
+
+    ``options`` are handed to the block's mixer.
+    """
     if taps is None or not taps.wants(layer):
-        return block(x)
+        return block(x, **options)
     if not taps.wants_directions:
-        x = block(x)
+        x = block(x, **options)
         taps.record(layer, visible(x), [])
         return x
-    x, directions = block(x, return_directions=True)
+    x, directions = block(x, return_directions=True, **options)
     taps.record(layer, visible(x), [visible(f) for f in directions])
     return x
 

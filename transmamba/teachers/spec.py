@@ -21,6 +21,8 @@ class TeacherSpec:
         final_norm: Norm behind the last block.
         patch: Convolution that embeds the patches.
         embedding: Embedding of tokens.
+        token_type: Embedding of the types of tokens, the first of which every token is of.
+        embedding_norm: Norm of the embedded tokens.
         position: Position embedding, ``(1, special + patches, d)`` or an ``Embedding``, special tokens first.
         class_token: ``(1, 1, d)`` or ``(d,)``.
         head: Classifier on the class token, or on every token of a text.
@@ -42,6 +44,8 @@ class TeacherSpec:
     final_norm: str = ""
     patch: str = ""
     embedding: str = ""
+    token_type: str = ""
+    embedding_norm: str = ""
     position: str = ""
     class_token: str = ""
     head: str = ""
@@ -179,6 +183,8 @@ def _bert(base: str) -> TeacherSpec:
         fc1=f"{layer}.intermediate.dense",
         fc2=f"{layer}.output.dense",
         embedding=f"{base}embeddings.word_embeddings",
+        token_type=f"{base}embeddings.token_type_embeddings",
+        embedding_norm=f"{base}embeddings.LayerNorm",
         position=f"{base}embeddings.position_embeddings",
         inputs="input_ids",
     )

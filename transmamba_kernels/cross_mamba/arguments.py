@@ -64,23 +64,28 @@ def check_query(name: str, reader: Tensor, z: Tensor | None, u: Tensor, A: Tenso
         has_shape("z", z, (batch, d_inner, shape[-1]), f"(batch, d_inner, length of {name})")
 
 
+def check_mask(mask: Any, batch: int, length: int) -> None:
+    """Raise unless ``mask`` is a bool tensor ``(batch, length)`` with at least one True in every row."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        what = str(mask.dtype).removeprefix("torch.") if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a tensor of bool, got {what}")
+    expected = (batch, length)
+    if mask.shape != expected:
+        raise ValueError(f"mask must have shape (batch, length) = {expected}, got {tuple(mask.shape)}")
+    if is_plain_eager((mask,)) and not mask.is_meta and not (rows := mask.any(dim=1)).all():
+        empty = int((~rows).nonzero()[0])
+        raise ValueError(f"mask must leave at least one token in every row, but row {empty} is all False")
+
+
 def leave_out(
     mask: Any, delta: Tensor, delta_bias: Tensor | None, delta_softplus: bool
 ) -> tuple[Tensor, Tensor | None]:
     """``(delta, delta_bias)`` with a step size of zero where ``mask`` is False: such tokens leave the state alone.
 
     Raises:
-        TypeError, ValueError: ``mask`` is no bool tensor of shape (batch, length), or a row of it is all False.
+        TypeError, ValueError: As of :func:`check_mask`.
     """
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        what = str(mask.dtype).removeprefix("torch.") if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask must be a tensor of bool, got {what}")
-    expected = (delta.shape[0], delta.shape[2])
-    if mask.shape != expected:
-        raise ValueError(f"mask must have shape (batch, length) = {expected}, got {tuple(mask.shape)}")
-    if is_plain_eager((mask,)) and not mask.is_meta and not (rows := mask.any(dim=1)).all():
-        empty = int((~rows).nonzero()[0])
-        raise ValueError(f"mask must leave at least one token in every row, but row {empty} is all False")
+    check_mask(mask, delta.shape[0], delta.shape[2])
     kept = mask.unsqueeze(1)
     if delta_softplus:
         return delta.masked_fill(~kept, float("-inf")), delta_bias

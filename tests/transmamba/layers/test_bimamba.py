@@ -83,6 +83,34 @@ def test_parameters_are_those_of_the_published_vim():
     }
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_padding_at_either_end_changes_nothing(bias):
+    torch.manual_seed(0)
+    layer = BiMamba(10, d_state=4, d_conv=3, bias=bias).double()
+    x = torch.randn(3, 7, 10, dtype=torch.double, requires_grad=True)
+    bounds = ((0, 7), (0, 4), (3, 5))
+    mask = torch.stack([(torch.arange(7) >= first) & (torch.arange(7) < end) for first, end in bounds])
+    out, outputs = layer(x, mask, return_directions=True)
+    torch.testing.assert_close(layer(x, mask)[mask], out[mask])
+    alone = [layer(x[i : i + 1, first:end], return_directions=True) for i, (first, end) in enumerate(bounds)]
+    for padded, rows in zip((out, *outputs), zip(*((o, *each) for o, each in alone), strict=True), strict=True):
+        torch.testing.assert_close(padded[mask], torch.cat([row[0] for row in rows]))
+    inputs = (x, *layer.parameters())
+    expected = torch.autograd.grad(sum(o.square().sum() for o, _ in alone), inputs)
+    for actual, wanted in zip(torch.autograd.grad(out[mask].square().sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+
+
+def test_bad_mask(layer):
+    x = torch.randn(2, 3, 10, dtype=torch.double)
+    with pytest.raises(TypeError, match="mask must be a tensor of bool"):
+        layer(x, torch.ones(2, 3))
+    with pytest.raises(ValueError, match="mask must have shape"):
+        layer(x, torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="row 1 is all False"):
+        layer(x, torch.tensor([[True] * 3, [False] * 3]))
+
+
 def test_bad_input(layer):
     with pytest.raises(ValueError, match="hidden_states"):
         layer(torch.randn(2, 10, dtype=torch.double))

@@ -15,6 +15,7 @@ STUDENTS = {
     "transmamba_plainmamba_micro": SMALL,
     "transmamba_videomamba_micro": {**SMALL, "num_frames": 2, "order": "time_first"},
     "transmamba_lm_micro": {"d_model": 16, "depth": 2, "d_state": 3, "vocab_size": 22},
+    "transmamba_text_micro": {"d_model": 16, "depth": 2, "d_state": 3, "vocab_size": 22},
     "transmamba_vmamba_micro": {"dims": (12, 20), "depths": (1, 2), "d_state": 3, "num_classes": 5},
 }
 
@@ -43,7 +44,7 @@ def test_names():
     assert {f"vmamba_{size}" for size in ("tiny", "small", "base")} <= set(list_models())
     assert {f"videomamba_{size}" for size in ("tiny", "small", "middle")} <= set(list_models())
     assert {f"mamba_{size}" for size in ("130m", "370m", "790m", "1.4b", "2.8b")} <= set(list_models())
-    kinds, sizes = ("vim", "plainmamba", "vmamba", "videomamba", "lm"), ("tiny", "small", "base")
+    kinds, sizes = ("vim", "plainmamba", "vmamba", "videomamba", "lm", "text"), ("tiny", "small", "base")
     assert {f"transmamba_{kind}_{size}" for kind in kinds for size in sizes} <= set(list_models())
 
 
@@ -119,7 +120,10 @@ def test_it_is_cloned_into_and_distilled(name):
     config = student.config
     images, labels = images_of(student, 6), torch.arange(6) % 5
     sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
-    if student.grid is None:
+    if not config.num_classes:
+        shape = {"vocab_size": config.vocab_size, "max_position_embeddings": 32}
+        teacher = create_teacher(transformers.BertConfig(**sizes, **shape))
+    elif student.grid is None:
         teacher = create_teacher(transformers.LlamaConfig(**sizes, vocab_size=config.num_classes))
         labels = torch.cat([images[:, 1:], torch.full((6, 1), -100)], dim=1)
     else:
@@ -134,7 +138,8 @@ def test_it_is_cloned_into_and_distilled(name):
             assert "as much as" in found[tensor].note, tensor
     assert "Residual channels" in report.to_markdown()
 
-    distiller = Distiller(student, teacher, DistillConfig(), report.channels)
+    options = DistillConfig() if config.num_classes else DistillConfig(beta=0.0, kappa=0.0)
+    distiller = Distiller(student, teacher, options, report.channels)
     optimizer = torch.optim.Adam(distiller.parameters(), 3e-3)
     losses = []
     for _ in range(3):
