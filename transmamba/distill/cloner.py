@@ -176,7 +176,7 @@ class Cloner:
         summed: bool = True,
         note: str = "",
     ) -> tuple[SubcloneRow, Tensor | None]:
-        path = getattr(self.teacher.spec, part).format(i=layer)
+        path = self.teacher.path(part, layer)
         found = self.teacher.part(part, layer)
         found = found if tensor is None else getattr(found, tensor, None)
         source = path if tensor is None else f"{path}.{tensor}"
@@ -234,7 +234,7 @@ class Cloner:
 
     def _attention_path(self, part: str, layer: int) -> str:
         module, bias = part.removesuffix("_bias"), part.endswith("_bias")
-        return f"{getattr(self.teacher.spec, module).format(i=self.layers[layer])}.{'bias' if bias else 'weight'}"
+        return f"{self.teacher.path(module, self.layers[layer])}.{'bias' if bias else 'weight'}"
 
     def _length(self, layer: int, images: Tensor | None) -> int:
         """Tokens that the mixer of ``layer`` sees."""
@@ -271,7 +271,7 @@ class Cloner:
         channels = [self.residuals[d].teacher.to(images.device) for d in self.widths]
         scales = mixer_scales(self.student, outputs, values, self.teacher, self.layers, channels, images)
         for layer, scale in enumerate(scales):
-            attention = self.teacher.spec.proj.format(i=self.layers[layer])
+            attention = self.teacher.path("proj", self.layers[layer])
             for name in names[layer]:
                 note = f"{rows[name].note}; scaled to vary as much as {attention}"
                 before = rows[name].scale

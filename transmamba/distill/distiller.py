@@ -149,7 +149,9 @@ class Distiller(nn.Module):
         self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def loss(self, images: Tensor, labels: Tensor | None, progress: float = 0.0) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, images: Tensor, labels: Tensor | None, progress: float = 0.0, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch; in train mode it also advances the adaptive weights by one step.
 
         Args:
@@ -157,6 +159,8 @@ class Distiller(nn.Module):
             labels: Class indices ``(batch,)`` or probabilities ``(batch, classes)``; for text the token behind each
                 token, ``(batch, length)``, -100 where there is none; None only with ``beta = 0``.
             progress: Part of the training that is done, 0 to 1; felt by ``alpha_decay`` alone.
+            attention_mask: Of token ids, for a student that takes one: ``(batch, length)``, 0 or False where a token is
+                padding, whose features do not count.
 
         Returns:
             The scalar to differentiate, and detached metrics: ``total``, ``task``, ``feature``, ``kd`` (each before its
@@ -172,8 +176,10 @@ class Distiller(nn.Module):
             raise ValueError("labels are needed unless beta is 0")
 
         taps = Taps(directions=self._directions != "merged") if alpha else None
-        logits = self.student.head(self.student.forward_features(images, taps))  # type: ignore[operator]
-        seen = self.teacher(images) if alpha or kappa else None
+        masks = () if attention_mask is None else (attention_mask,)
+        features = self.student.forward_features(images, taps, *masks)  # type: ignore[operator]
+        logits = self.student.head(features, *masks)  # type: ignore[operator]
+        seen = self.teacher(images, *masks) if alpha or kappa else None
 
         zero, rows = logits.new_zeros(()), logits.flatten(0, -2)  # one row per image, or per token of a text
         task = zero
@@ -187,24 +193,26 @@ class Distiller(nn.Module):
             kd = kd_loss(rows, seen.logits.flatten(0, -2), config.temperature)
         feature, cosines = zero, dict[str, Tensor]()
         if taps is not None and seen is not None:
-            feature, cosines = self._feature_loss(taps, seen.features, seen.grid)
+            mask = None if attention_mask is None else attention_mask.bool()
+            feature, cosines = self._feature_loss(taps, seen.features, seen.grid, mask)
         total = beta * task + alpha * feature + kappa * kd
         metrics = {"total": total, "task": task, "feature": feature, "kd": kd, **cosines, "logits": logits}
         return total, {name: value.detach() for name, value in metrics.items()}
 
     def _feature_loss(
-        self, taps: Taps, features: list[Tensor], grid: tuple[int, ...] | None
+        self, taps: Taps, features: list[Tensor], grid: tuple[int, ...] | None, mask: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         # Student layers that share a teacher layer, grid and width share a target, resampled and normalised once.
         grids: list[Any] = self.student.grids  # type: ignore[assignment]
         wanted = list(zip(self.layer_map, grids, self.calibration.widths, strict=True))
+        counted = (lambda f: f) if mask is None else (lambda f: f[mask])  # the tokens, all in one row
         shared = {
-            key: self.calibration.teacher(features[key[0]], grid, key[1], wanted.index(key))
+            key: counted(self.calibration.teacher(features[key[0]], grid, key[1], wanted.index(key)))
             for key in dict.fromkeys(wanted)
         }
         targets = [shared[key] for key in wanted]
         per_layer = [
-            [self.calibration(f, i) for f in direction_features(taps, i, self._directions)]
+            [self.calibration(counted(f), i) for f in direction_features(taps, i, self._directions)]
             for i in range(len(self.layer_map))
         ]
         cosine = torch.stack(

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSpec:
-    """Dotted paths of a Transformer's parts; ``{i}`` stands for the layer. What a family does not have is left empty.
+    """Dotted paths of a Transformer's parts; ``{i}`` stands for the layer, ``{last}`` for the last one.
+
+    What a family does not have is left empty.
 
     Attributes:
         name: What the naming is called in messages.
@@ -55,7 +57,7 @@ class TeacherSpec:
     def missing(self, model: nn.Module) -> list[str]:
         """Paths of this spec that ``model`` does not have, looked up in its first layer."""
         paths = [
-            getattr(self, field.name).format(i=0)
+            getattr(self, field.name).format(i=0, last=0)
             for field in dataclasses.fields(self)
             if field.name not in ("name", "special_tokens", "inputs")
         ]
@@ -170,7 +172,7 @@ def _llama(base: str, head: str) -> TeacherSpec:
 
 
 def _bert(base: str) -> TeacherSpec:
-    """Its norms stand behind attention and MLP: the one behind the attention is the one before the MLP."""
+    """Its norms stand behind attention and MLP: the first is the one before the MLP, the last is the final one."""
     layer = f"{base}encoder.layer.{{i}}"
     return TeacherSpec(
         name=f"BERT ({base or 'top level'})",
@@ -183,6 +185,7 @@ def _bert(base: str) -> TeacherSpec:
         fc1=f"{layer}.intermediate.dense",
         fc2=f"{layer}.output.dense",
         embedding=f"{base}embeddings.word_embeddings",
+        final_norm=f"{base}encoder.layer.{{last}}.output.LayerNorm",
         token_type=f"{base}embeddings.token_type_embeddings",
         embedding_norm=f"{base}embeddings.LayerNorm",
         position=f"{base}embeddings.position_embeddings",

@@ -55,7 +55,7 @@ class Teacher(nn.Module):
         if missing := self.spec.missing(model):
             raise ValueError(f"{type(model).__name__} does not have {', '.join(missing)}, named by {self.spec.name}")
         self.model = model
-        self.depth = len(self.part("layers"))
+        self.depth = len(find(model, self.spec.layers))  # type: ignore[arg-type]
         self.d_model = self.part("fc2", 0).out_features
         self.d_hidden = self.part("fc1", 0).out_features
         self.num_classes = getattr(self.part("head"), "out_features", 0) if self.spec.head else 0
@@ -69,12 +69,16 @@ class Teacher(nn.Module):
             )
         self.eval()
 
+    def path(self, name: str, layer: int | None = None) -> str:
+        """Dotted path of the part that the spec calls ``name``, of ``layer`` where it has one."""
+        return getattr(self.spec, name).format(i=layer, last=self.depth - 1)
+
     def part(self, name: str, layer: int | None = None) -> Any:
         """The module or tensor that the spec calls ``name``, of ``layer`` where it has one.
 
         Position embedding and class token are ``(1, tokens, d)``, however the model keeps them.
         """
-        path = getattr(self.spec, name).format(i=layer)
+        path = self.path(name, layer)
         found = find(self.model, path)
         if found is None:
             raise ValueError(f"{type(self.model).__name__} has no {path} ({name} of layer {layer})")
@@ -88,9 +92,10 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> TeacherOutput:
+    def forward(self, images: Tensor, attention_mask: Tensor | None = None) -> TeacherOutput:
         """Logits and features of ``images`` ``(batch, channels, H, W)``, or of token ids ``(batch, length)``.
 
+        ``attention_mask`` ``(batch, length)`` is 0 or False where a token is padding; what is said there means nothing.
         A video ``(batch, channels, frames, H, W)`` is looked at frame by frame: the features are those of all frames
         one after the other, the logits their mean.
         """
@@ -102,7 +107,8 @@ class Teacher(nn.Module):
             logits = None if each.logits is None else each.logits.unflatten(0, (-1, frames)).mean(1)
             return TeacherOutput(logits, features, (frames, *each.grid))
         with self._taps() as features:
-            logits = getattr(self.model(**{self.spec.inputs: images}), "logits", None)
+            masked = {} if attention_mask is None else {"attention_mask": attention_mask}
+            logits = getattr(self.model(**{self.spec.inputs: images}, **masked), "logits", None)
         return TeacherOutput(logits, [f[:, self.spec.special_tokens :] for f in features], self.grid)
 
     @contextmanager

@@ -131,6 +131,18 @@ def test_a_language_models_loss_is_the_formula():
     assert "cosine_forward" in metrics
 
 
+def test_padding_counts_neither_in_the_teacher_nor_in_the_loss():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+    teacher = create_teacher(transformers.BertConfig(**sizes, vocab_size=20, max_position_embeddings=9))
+    student = create_model("transmamba_text_micro", d_model=16, depth=3, d_state=3, vocab_size=20)
+    distiller = Distiller(student, teacher, DistillConfig(beta=0.0, kappa=0.0, weighting="uniform"))
+    ids, mask = torch.randint(20, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    padded = distiller.loss(ids, None, attention_mask=mask)[1]["feature"]
+    one, other = (distiller.loss(each, None)[1]["feature"] for each in (ids[:1], ids[1:, :4]))
+    torch.testing.assert_close(padded, (6 * one + 4 * other) / 10)
+
+
 def test_every_layer_is_held_against_its_own_grid_and_width(make_teacher, images):
     teacher = make_teacher()
     torch.manual_seed(1)

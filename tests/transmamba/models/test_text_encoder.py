@@ -74,6 +74,7 @@ def test_tables_and_norms_come_from_a_bert():
     assert torch.equal(student.pos_embed[0], theirs.position_embeddings.weight[:9])
     assert torch.equal(student.token_type.weight, theirs.token_type_embeddings.weight)
     assert torch.equal(student.norm_e.weight, theirs.LayerNorm.weight)
+    assert torch.equal(student.norm_f.bias, model.encoder.layer[1].output.LayerNorm.bias)
     assert torch.equal(student.layers[1].norm2.bias, model.encoder.layer[1].attention.output.LayerNorm.bias)
 
 
