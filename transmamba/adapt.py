@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from transmamba import processes
 from transmamba.checkpoint import Manifest, read_manifest, require_stage, save_checkpoint, versions
 from transmamba.config import RunConfig, digest, identity, to_dict
 from transmamba.distill import DistillConfig, Distiller, check_mixers, layer_map, subclone
 from transmamba.files import write_text
 from transmamba.models import create_model, load_pretrained, save_pretrained
 from transmamba.report import samples_per_second, write_report
-from transmamba.run_folder import METRICS_FORMAT, STAGES, STUDENT, SUBCLONE, claim
+from transmamba.run_folder import METRICS_FORMAT, STAGES, STUDENT, SUBCLONE, TENSORBOARD, claim
 from transmamba.tasks import Metric, Task, load_task
 from transmamba.teach import Taught, build_teacher, teach
+from transmamba.tensorboard import TensorBoard, check_tensorboard
 from transmamba.train import Plan, Trainer, Watcher, plain
 
 Say = Callable[[str], None]
@@ -52,7 +54,9 @@ def prepare(config: RunConfig, overwrite: bool = False) -> Run:
             what is not there.
         FileExistsError: The folder holds another run, or something else; the message says what differs.
     """
-    usable_device(config.device)
+    processes.engine(usable_device(config.device).type)
+    if config.tensorboard:
+        check_tensorboard()
     task = load_task(config)
     student, teacher = _create_student(config, task), build_teacher(config, task)
     Distiller(student, teacher, config.distill)
@@ -78,6 +82,8 @@ def adapt(run: Run, watcher: Watcher | None = None, say: Say = lambda text: None
     config, task, folder = run.config, run.task, run.folder
     if run.finished is not None:
         return run.finished
+    if config.tensorboard:
+        watcher = TensorBoard(folder / TENSORBOARD, watcher)
     taught = teach(config, task, watcher=watcher)
     say(f"teacher   {_figure(task.metric, taught.reached)}   {taught.origin}, {taught.folder}")
     adaptation = _Adaptation(config, task, folder / STAGES, taught, watcher)

@@ -144,6 +144,7 @@ class RunConfig:
         out_dir: Folder of the run; runs/<data>-seed<seed> if not given.
         threads: CPU threads; torch's choice if not given.
         device: Where to compute, such as "cpu" or "cuda".
+        tensorboard: Also write losses and figures for TensorBoard, into the run's folder.
         teacher: The Transformer.
         subclone: What the student takes over from it.
         distill: How the student learns from it.
@@ -169,6 +170,7 @@ class RunConfig:
     out_dir: str | None = None
     threads: int | None = None
     device: str = "cpu"
+    tensorboard: bool = False
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
     subclone: SubcloneConfig = dataclasses.field(default_factory=SubcloneConfig)
     distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
@@ -212,7 +214,7 @@ PRESETS = {
 }
 
 # What may differ between two runs that are the same run: where things lie and how fast they are computed.
-_INCIDENTAL = ("out_dir", "data_dir", "threads", "device")
+_INCIDENTAL = ("out_dir", "data_dir", "threads", "device", "tensorboard")
 
 
 def preset(name: str) -> RunConfig:

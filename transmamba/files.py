@@ -5,18 +5,53 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import distributed
+
+
+@contextmanager
+def one_writer() -> Iterator[bool]:
+    """Yield whether this is the process that changes files: the first of those that train together.
+
+    All wait for each other before and afterwards, so that all have read what was there and find what is there then.
+    """
+    joined = distributed.is_available() and distributed.is_initialized()
+    if joined:
+        distributed.barrier()
+    yield not joined or distributed.get_rank() == 0
+    if joined:
+        distributed.barrier()
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     """Write ``content`` under a temporary name, then rename: a reader finds the old file or the new one.
 
+    Of several processes that train together one writes; see :func:`one_writer`.
+
     Raises:
         OSError: The folder cannot be written or the disk is full. Nothing is left behind, and a file that was there
             before is as it was.
     """
-    path = Path(path)
+    with one_writer() as writes:
+        if writes:
+            _write_atomic(Path(path), content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """:func:`write_atomic` for text, in UTF-8."""
+    write_atomic(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """:func:`write_atomic` for JSON, indented, in UTF-8."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -33,13 +68,3 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
             kept = "; the file that was there is as it was" if path.exists() else ""
             raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}{kept}") from error
         raise
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """:func:`write_atomic` for text, in UTF-8."""
-    write_atomic(path, text.encode())
-
-
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """:func:`write_atomic` for JSON, indented, in UTF-8."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

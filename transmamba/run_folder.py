@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from transmamba.config import RunConfig, differences, identity, to_dict
-from transmamba.files import write_json
+from transmamba.files import one_writer, write_json
 
 RUN_FORMAT, METRICS_FORMAT = "transmamba-run", "transmamba-metrics"
-STAGES, STUDENT = "stages", "student"
+STAGES, STUDENT, TENSORBOARD = "stages", "student", "tensorboard"
 RUN, METRICS, REPORT, CURVES, SUBCLONE = "run.json", "metrics.json", "report.md", "curves.png", "subclone.md"
 
 
@@ -32,13 +32,17 @@ def claim(config: RunConfig, overwrite: bool) -> dict[str, Any] | None:
         if found.get("format") != RUN_FORMAT:
             raise FileExistsError(f"{folder} holds something that is no run of transmamba; give another --out-dir")
         if overwrite:
-            _remove_run(folder)
+            with one_writer() as writes:
+                if writes:
+                    _remove_run(folder)
         elif differs := differences(identity(found.get("config") or {}), identity(whole)):
             raise FileExistsError(
                 f"{folder} holds a run with other options: {'; '.join(differs)}. "
                 "Give another --out-dir, or --overwrite to replace it"
             )
-    (folder / STAGES).mkdir(parents=True, exist_ok=True)
+    with one_writer() as writes:
+        if writes:
+            (folder / STAGES).mkdir(parents=True, exist_ok=True)
     write_json(folder / RUN, {"format": RUN_FORMAT, "config": whole})
     metrics = _read_json(folder / METRICS)
     return metrics if metrics.get("format") == METRICS_FORMAT else None
@@ -54,7 +58,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _remove_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie there."""
-    for name in (STAGES, STUDENT):
+    for name in (STAGES, STUDENT, TENSORBOARD):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (METRICS, REPORT, CURVES, SUBCLONE, RUN):
         (folder / name).unlink(missing_ok=True)

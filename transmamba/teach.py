@@ -14,7 +14,7 @@ import torch
 
 from transmamba.checkpoint import CheckpointError, versions
 from transmamba.config import RunConfig, digest, to_dict
-from transmamba.files import write_json
+from transmamba.files import one_writer, write_json
 from transmamba.tasks import Task
 from transmamba.teachers import Teacher, create_teacher
 from transmamba.teachers.teacher import no_progress_bars
@@ -115,8 +115,9 @@ def teach(config: RunConfig, task: Task, folder: Path | None = None, watcher: Wa
 
 def _save_pretrained(model: Any, folder: Path) -> None:
     try:
-        with no_progress_bars():
-            model.save_pretrained(folder)
+        with no_progress_bars(), one_writer() as writes:
+            if writes:
+                model.save_pretrained(folder)
     except Exception as error:  # safetensors has its own type for a full disk
         raise OSError(errno.EIO, f"cannot write the teacher into {folder}: {error}") from error
 
@@ -131,7 +132,9 @@ def _write(folder: Path, taught: Taught, config: RunConfig, metric: str) -> None
         "versions": versions(),
     }
     write_json(folder / "teacher.json", content)
-    (folder / "teacher.pt").unlink()
+    with one_writer() as writes:
+        if writes:
+            (folder / "teacher.pt").unlink()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
+from transmamba import processes
 from transmamba.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from transmamba.config import OptimConfig
 from transmamba.optim import Ema, create_optimizer, learning_rate
@@ -107,6 +108,8 @@ class EpochSampler(Sampler[list[int]]):
 class Trainer:
     """Trains ``model`` by ``plan``, with a checkpoint at the end of each epoch and on Ctrl-C.
 
+    Started in several processes, each takes its part of every batch; see :mod:`transmamba.processes`.
+
     Args:
         plan: A :class:`Plan`.
         model: Everything that is in the state: parameters that require a gradient are trained.
@@ -130,10 +133,14 @@ class Trainer:
         checkpoint: Path | None = None,
         watcher: Watcher | None = None,
     ):
-        self.plan, self.model, self.loss, self.measure = plan, model, loss, measure
+        self.plan, self.model, self.measure = plan, model, measure
         self.checkpoint, self.watcher = checkpoint, watcher
         self.device = next(model.parameters()).device
         self.optimizer = create_optimizer(model, plan.optim)
+        self._forward: nn.Module = _Forward(model, loss)
+        self._engine = processes.engine(self.device.type)
+        if self._engine is not None:
+            self._forward = self._engine.prepare_model(self._forward)
         self.ema = Ema(model, plan.optim.ema) if plan.optim.ema else None
         self.sampler = EpochSampler(len(plan.train), plan.batch_size, plan.seed)
         self.step, self.seconds = 0, 0.0
@@ -167,13 +174,13 @@ class Trainer:
                 self.sampler.epoch, self.sampler.position = divmod(self.step, plan.steps_per_epoch)
                 for batch in loader:
                     self._step(tuple(tensor.to(self.device) for tensor in batch))
-                    if pressed and self.step % plan.steps_per_epoch:
+                    if self.step % plan.steps_per_epoch and processes.anywhere(bool(pressed)):
                         break
                 if self.step % plan.steps_per_epoch == 0:
                     self._end_epoch()
                 self.seconds += time.perf_counter() - began
                 written = self._save()
-                if pressed:
+                if processes.anywhere(bool(pressed)):
                     raise Interrupted(f"stopped {plan.stage} after step {self.step} of {plan.steps}")
         written = written or self._save()
         if self.ema:
@@ -184,18 +191,23 @@ class Trainer:
         plan, optim = self.plan, self.plan.optim
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optim, self.step, plan.steps)
-        batch = plan.augment(batch)
+        batch, weight = processes.share(plan.augment(batch))
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         samples = len(batch[0])
-        for part in zip(*(t.tensor_split(min(plan.accumulate, samples)) for t in batch), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-                loss, metrics = self.loss(*part, self.step / plan.steps)
-            share = len(part[0]) / samples
-            for name, metric in {"loss": loss.detach(), **metrics}.items():
-                if metric.ndim == 0:
-                    sums[name] = sums.get(name, 0.0) + share * metric
-            (share * loss).backward()
+        parts = list(zip(*(t.tensor_split(min(plan.accumulate, samples)) for t in batch), strict=True))
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with contextlib.nullcontext() if last or not self._engine else self._engine.no_sync(self._forward):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                    loss, metrics = self._forward(*part, self.step / plan.steps)
+                share = weight * len(part[0]) / samples
+                for name, metric in {"loss": loss.detach(), **metrics}.items():
+                    if metric.ndim == 0:
+                        sums[name] = sums.get(name, 0.0) + share * metric
+                (share * loss).backward()
+        if self._engine is not None:
+            sums = {name: processes.mean(metric) for name, metric in sums.items()}
         value = sums["loss"].item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -227,7 +239,9 @@ class Trainer:
             self.watcher.epoch(row, f"{metric.name} {metric.text(row[metric.name])}")
 
     def _save(self) -> str | None:
-        return None if self.checkpoint is None else save_checkpoint(self.checkpoint, self.state_dict())
+        if self.checkpoint is None:
+            return None
+        return processes.from_first(save_checkpoint(self.checkpoint, self.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
@@ -268,6 +282,17 @@ class Trainer:
             torch.cuda.set_rng_state_all(state["rng"]["cuda"])
         self.step, self.history, self.seconds = state["step"], state["history"], state["seconds"]
         self._sums = state["sums"]
+
+
+class _Forward(nn.Module):
+    """The loss as a module's forward, which is what gathers gradients from several processes."""
+
+    def __init__(self, model: nn.Module, loss: Loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(*arguments)
 
 
 def plain(loss: Callable[..., Tensor]) -> Loss:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from transmamba import processes
 from transmamba.checkpoint import CheckpointError
 from transmamba.cli import fail
 from transmamba.commands.parsing import BadInputError, reason
@@ -16,7 +17,7 @@ from transmamba.train import Interrupted, TrainingError
 
 def run(command: str, arguments: Sequence[str]) -> int:
     """Run the command of this name, the ``run`` of its module, and return the exit code."""
-    console = Console()
+    console = Console(quiet=not processes.is_first())
     try:
         return importlib.import_module(f"transmamba.commands.{command}").run(list(arguments), console)
     except (BadInputError, CheckpointError) as error:

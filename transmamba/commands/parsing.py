@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -80,9 +81,17 @@ def parse_run(arguments: list[str], command: str) -> Options:
             raise BadInputError(str(error)) from error
         content = {} if chosen.config is None else read_config(chosen.config)
         name = chosen.preset or content.pop("preset", next(iter(PRESETS)))
-        default = Options(preset=name, run=preset(name))
+        default = Options(preset=name, run=dataclasses.replace(preset(name), **_launched()))
         content.pop("preset", None)
     return parse(Options, [*_flags(content), *arguments], command, default)
+
+
+def _launched() -> dict[str, Any]:
+    """What ``accelerate launch`` was told about the precision."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", "bf16"):
+        raise BadInputError(f"--mixed_precision must be no or bf16, got {asked}")
+    return {"precision": "bfloat16"} if asked == "bf16" else {}
 
 
 def parse(kind: type[Parsed], arguments: list[str], command: str, default: Any = tyro.MISSING_NONPROP) -> Parsed:
