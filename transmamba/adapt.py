@@ -160,26 +160,27 @@ class _Adaptation:
     ) -> tuple[Distiller, dict[str, Any]]:
         grandparent = "init" if parent == "warmup" else "teacher"
         before, start = self._require(parent, grandparent, stage)
-        distiller = Distiller(
-            _create_student(self.config, self.task), self.taught.teacher, options, self._channels()
-        ).to(self.device)
-        distiller.load_state_dict(_weights(start))
-        if mixers_only:
-            roles = distiller.student.clone_roles()  # type: ignore[operator]
-            for name, parameter in distiller.student.named_parameters():
-                parameter.requires_grad_(roles[name].is_fresh)
         if read_manifest(self.folder, stage) is None:
+            distiller = self._distiller(options, start)
+            if mixers_only:
+                roles = distiller.student.clone_roles()  # type: ignore[operator]
+                for name, parameter in distiller.student.named_parameters():
+                    parameter.requires_grad_(roles[name].is_fresh)
             origin = digest([self.identity, before.checkpoint, self.taught.weights_hash])
             plan = _plan(self.config, self.task, stage, self.train, epochs, origin)
             measure = partial(self.task.measure, distiller.student)
             trainer = Trainer(plan, distiller, distiller.loss, measure, self.folder / f"{stage}.pt", self.watcher)
             self._finish(stage, trainer.run(), parent, before.checkpoint)
         state = self._require(stage, parent, "report")[1]
-        distiller.load_state_dict(_weights(state))
-        return distiller, _trained(self.task, state, len(self.train))
+        return self._distiller(options, state), _trained(self.task, state, len(self.train))
 
-    def _channels(self) -> list[int]:
-        return self._require("init", "teacher", "distill")[1]["channels"]
+    def _distiller(self, options: DistillConfig, state: dict[str, Any]) -> Distiller:
+        """A student beside its teacher, with the weights of a stage."""
+        channels = self._require("init", "teacher", "distill")[1]["channels"]
+        student = _create_student(self.config, self.task)
+        distiller = Distiller(student, self.taught.teacher, options, channels).to(self.device)
+        distiller.load_state_dict(_weights(state))
+        return distiller
 
     def _require(self, stage: str, parent: str, needed_by: str) -> tuple[Manifest, dict[str, Any]]:
         return require_stage(

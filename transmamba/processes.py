@@ -1,15 +1,18 @@
 """Several processes that train one model, started by ``accelerate launch`` or torchrun: each takes a part of a batch.
 
-All of them run the same program on the same seeds; what is written, one of them writes.
+All of them run the same program on the same seeds; what is written, one of them writes. Parameters are whole in each
+(DDP), or shared out among them (FSDP); what is saved is the same.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 
 def count() -> int:
@@ -28,12 +31,9 @@ def engine(device_type: str) -> Any:
 
     Raises:
         ImportError: accelerate is not installed.
-        ValueError: It was told to do what the training does not support; the message says what.
     """
     if count() == 1:
         return None
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
-        raise ValueError("FSDP is not supported: the models here fit one device; start without --use_fsdp")
     try:
         from accelerate import Accelerator, DistributedDataParallelKwargs
     except ImportError as error:
@@ -41,6 +41,63 @@ def engine(device_type: str) -> Any:
     # With a weight of 0 a term of the loss, and what only it trains, takes no part in a step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=device_type == "cpu", mixed_precision="no", kwargs_handlers=[unused])
+
+
+def distribute(module: nn.Module, device_type: str) -> nn.Module:
+    """``module`` such that its forward and the gradients of it are those of all processes together.
+
+    With FSDP the parameters change their identity: make the optimiser afterwards.
+    """
+    if (joined := engine(device_type)) is None:
+        return module
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return joined.prepare_model(module)
+    from torch.distributed.fsdp import fully_shard
+
+    marks = {name: dict(vars(parameter)) for name, parameter in module.named_parameters()}
+    mesh = distributed.init_device_mesh(device_type, (distributed.get_world_size(),))
+    for part in list(module.modules()):
+        for path in getattr(part, "layer_names", ()):
+            fully_shard(part.get_submodule(path), mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    for name, parameter in module.named_parameters():
+        vars(parameter).update(marks[name])  # such as that it does not decay
+    return module
+
+
+def alone(module: nn.Module) -> AbstractContextManager[object]:
+    """Within it a backward pass of :func:`distribute`'s module may leave the gradients of this process alone."""
+    return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Within it the parts of :func:`distribute`'s module can be called on their own."""
+    sharded: Any = module if hasattr(module, "unshard") else None
+    if sharded is not None:
+        sharded.unshard()
+    yield
+    if sharded is not None:
+        sharded.reshard()
+
+
+def whole(state: Any) -> Any:
+    """``state`` of a module or an optimiser with shared-out tensors put together, nested as it is."""
+    if isinstance(state, dict):
+        return {name: whole(value) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(whole(value) for value in state)
+    return state.full_tensor() if hasattr(state, "full_tensor") else state
+
+
+def shared_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """This process's share of ``value``, where ``parameter`` of its shape is shared out."""
+    if not hasattr(parameter, "full_tensor") or value.shape != parameter.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements)  # type: ignore[attr-defined]
 
 
 def mean(value: Tensor) -> Tensor:

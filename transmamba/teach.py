@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from transmamba import processes
 from transmamba.checkpoint import CheckpointError, versions
 from transmamba.config import RunConfig, digest, to_dict
 from transmamba.files import one_writer, write_json
@@ -97,8 +98,11 @@ def teach(config: RunConfig, task: Task, folder: Path | None = None, watcher: Wa
     loss, measure = plain(partial(task.loss, model)), partial(task.measure, model)
     trainer = Trainer(plan, model, loss, measure, folder / "teacher.pt", watcher)
     trainer.run()
-    _save_pretrained(model, folder)
-    teacher.eval()
+    weights = processes.whole(model.state_dict())
+    teacher = build_teacher(config, task)  # what was trained may be shared out among processes
+    teacher.model.load_state_dict(weights)
+    teacher.to(device)
+    _save_pretrained(teacher.model, folder)
     taught = Taught(
         teacher,
         str(folder),

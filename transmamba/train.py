@@ -136,11 +136,8 @@ class Trainer:
         self.plan, self.model, self.measure = plan, model, measure
         self.checkpoint, self.watcher = checkpoint, watcher
         self.device = next(model.parameters()).device
+        self._forward = processes.distribute(_Forward(model, loss), self.device.type)
         self.optimizer = create_optimizer(model, plan.optim)
-        self._forward: nn.Module = _Forward(model, loss)
-        self._engine = processes.engine(self.device.type)
-        if self._engine is not None:
-            self._forward = self._engine.prepare_model(self._forward)
         self.ema = Ema(model, plan.optim.ema) if plan.optim.ema else None
         self.sampler = EpochSampler(len(plan.train), plan.batch_size, plan.seed)
         self.step, self.seconds = 0, 0.0
@@ -150,7 +147,8 @@ class Trainer:
     def run(self) -> str | None:
         """Train to the end, or from where the checkpoint stands; return the checkpoint's SHA-256.
 
-        Afterwards the model holds the running mean of its weights if there is one.
+        Afterwards the model holds the running mean of its weights if there is one; shared out among processes (FSDP)
+        it is no longer a model of its own, and the checkpoint is what to go on with.
 
         Raises:
             TrainingError: The loss is not finite.
@@ -198,7 +196,7 @@ class Trainer:
         parts = list(zip(*(t.tensor_split(min(plan.accumulate, samples)) for t in batch), strict=True))
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
-            with contextlib.nullcontext() if last or not self._engine else self._engine.no_sync(self._forward):
+            with contextlib.nullcontext() if last else processes.alone(self._forward):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
                     loss, metrics = self._forward(*part, self.step / plan.steps)
                 share = weight * len(part[0]) / samples
@@ -206,8 +204,7 @@ class Trainer:
                     if metric.ndim == 0:
                         sums[name] = sums.get(name, 0.0) + share * metric
                 (share * loss).backward()
-        if self._engine is not None:
-            sums = {name: processes.mean(metric) for name, metric in sums.items()}
+        sums = {name: processes.mean(metric) for name, metric in sums.items()}
         value = sums["loss"].item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -228,7 +225,8 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         per_epoch = self.plan.steps_per_epoch
-        with self.ema.applied(self.model) if self.ema else contextlib.nullcontext():
+        averaged = self.ema.applied(self.model) if self.ema else contextlib.nullcontext()
+        with averaged, processes.gathered(self._forward):
             measured = self.measure()
         means = {name: total / per_epoch for name, total in self._sums.items()}
         row = {"step": self.step, "epoch": self.step // per_epoch, **measured, **means}
@@ -251,9 +249,9 @@ class Trainer:
             "origin": self.plan.origin,
             "step": self.step,
             "steps": self.plan.steps,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state if self.ema else None,
+            "model": processes.whole(self.model.state_dict()),
+            "optimizer": processes.whole(self.optimizer.state_dict()),
+            "ema": processes.whole(self.ema.state) if self.ema else None,
             "rng": {"torch": torch.get_rng_state(), "cuda": cuda},
             "sums": self._sums,
             "history": self.history,
@@ -273,10 +271,15 @@ class Trainer:
                     f"checkpoint {self.checkpoint} belongs to another training: expected {name} {value!r}, "
                     f"found {state.get(name)!r}"
                 )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = self.model.state_dict()
+        self.model.load_state_dict(_shared(state["model"], own))
+        trained = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
+        moments = {
+            i: _shared(of_one, dict.fromkeys(of_one, trained[i])) for i, of_one in state["optimizer"]["state"].items()
+        }
+        self.optimizer.load_state_dict({**state["optimizer"], "state": moments})
         if self.ema:
-            self.ema.state = {name: tensor.to(self.device) for name, tensor in state["ema"].items()}
+            self.ema.state = _shared({name: tensor.to(self.device) for name, tensor in state["ema"].items()}, own)
         torch.set_rng_state(state["rng"]["torch"])
         if self.device.type == "cuda" and state["rng"]["cuda"]:
             torch.cuda.set_rng_state_all(state["rng"]["cuda"])
@@ -298,6 +301,10 @@ class _Forward(nn.Module):
 def plain(loss: Callable[..., Tensor]) -> Loss:
     """``loss`` of the tensors of a batch as the trainer calls it: without metrics, whatever part is done."""
     return lambda *arguments: (loss(*arguments[:-1]), {})
+
+
+def _shared(state: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: processes.shared_like(value, own[name]) for name, value in state.items()}
 
 
 @contextlib.contextmanager

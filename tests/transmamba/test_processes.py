@@ -1,14 +1,17 @@
 """Two processes that train together do what one does."""
 
+import contextlib
 import json
+import multiprocessing
 import os
-import subprocess
+import socket
 import sys
 
 import pytest
 import torch
 
 from transmamba import processes
+from transmamba.checkpoint import load_checkpoint
 from transmamba.commands.parsing import BadInputError, parse_run
 
 SMALL = {
@@ -25,31 +28,72 @@ SMALL = {
 }
 
 
-def test_two_processes_give_the_curve_of_one(tmp_path):
-    """From the teacher to the report. Batches of 32 and a last one of 17 images, in two parts each."""
+def adapt(folder, count, **environment):
+    """Run the command in ``count`` new processes in ``folder``; return the results.
+
+    They are forked from one that has imported what they need, which is most of what they would take.
+    """
     for name in ("accelerate", "sklearn", "transformers", "tyro"):
         pytest.importorskip(name)
-    (tmp_path / "small.json").write_text(json.dumps(SMALL))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    found = {}
-    together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for count, launcher in ((1, []), (2, together)):
-        command = [sys.executable, *launcher, "-m", "transmamba.cli", "adapt", "--config", "small.json"]
-        command += ["--out-dir", f"{count}/run"]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("student = load_pretrained") == 1
-        found[count] = json.loads((tmp_path / f"{count}/run/metrics.json").read_text())["results"]
-        assert len(list((tmp_path / f"{count}/run/tensorboard").iterdir())) == 1
+    (folder / "small.json").write_text(json.dumps(SMALL))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["transmamba.commands.adapt", "accelerate", "matplotlib.figure", "sklearn.datasets"])
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), **environment}
+    started = [
+        context.Process(target=run_adapt, args=(folder, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
+        for rank in range(count)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    assert [process.exitcode for process in started] == [0] * count
+    assert [(folder / f"said-{rank}").stat().st_size > 0 for rank in range(count)] == [True, False][:count]
+    return json.loads((folder / "a/run/metrics.json").read_text())["results"]
+
+
+def run_adapt(folder, environment):
+    """What each process does."""
+    from transmamba.cli import main
+
+    os.environ.update(environment)
+    os.chdir(folder)
+    with open(f"said-{environment['RANK']}", "w") as said, contextlib.redirect_stdout(said):
+        code = main(["adapt", "--config", "small.json", "--out-dir", "a/run"])
+    sys.exit(code)
+
+
+def assert_same_curves(results, expected):
     for name in ("adapted", "scratch"):
-        one, two = found[1][name]["history"], found[2][name]["history"]
-        assert len(one) == len(two) == 2
-        for row, other in zip(one, two, strict=True):
+        assert len(results[name]["history"]) == 2
+        for row, other in zip(results[name]["history"], expected[name]["history"], strict=True):
             assert row.keys() == other.keys()
             for key in row:
-                assert other[key] == pytest.approx(row[key], rel=1e-3, abs=1e-4), (name, key)
+                assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), (name, key)
+
+
+def test_two_processes_give_the_curve_of_one(tmp_path):
+    """From the teacher to the report, with batches of 32 and a last one of 17 images, in two parts each.
+
+    Then with shared-out parameters (FSDP), which go on from where one process stopped.
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    alone = adapt(one, 1)
+    assert_same_curves(adapt(two, 2), alone)
+    assert len(list((two / "a/run/tensorboard").iterdir())) == 1
+
+    stages = one / "a/run/stages"
+    before = load_checkpoint(stages / "warmup.pt")
+    later = [path for name in ("distill", "scratch") for path in stages.glob(f"{name}.*")]
+    for path in (stages.parent / "metrics.json", stages / "warmup.json", *later):
+        path.unlink()
+    assert_same_curves(adapt(one, 2, ACCELERATE_USE_FSDP="true"), alone)
+    torch.testing.assert_close(load_checkpoint(stages / "warmup.pt")["optimizer"], before["optimizer"], rtol=0, atol=0)
 
 
 def test_shares(monkeypatch):
@@ -73,8 +117,3 @@ def test_what_accelerate_asks_for(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(BadInputError, match="--mixed_precision must be no or bf16, got fp16"):
         parse_run([], "adapt")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="FSDP is not supported"):
-        processes.engine("cpu")
-    processes.engine.cache_clear()
