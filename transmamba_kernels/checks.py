@@ -79,7 +79,8 @@ def offsets(cu_seqlens: Tensor, length: int) -> list[int]:
     return found
 
 
-device_offsets = IndexCopies(offsets)  # called with (cu_seqlens, device, length): what kernels on a device read
+# Called with (cu_seqlens, device, length): what kernels on a device read.
+device_offsets = IndexCopies("cu_seqlens", offsets)
 
 
 def are_bools(**values: Any) -> None:

@@ -17,20 +17,33 @@ class IndexCopies:
     past torch, through numpy for example, goes unnoticed, and then the copy's values are used.
 
     Args:
+        name: What an op calls the tensor, for messages.
         check: Called with a copy and what it is used with; raises if its values are wrong.
     """
 
-    def __init__(self, check: Callable[..., object]):
-        self._check = check
+    def __init__(self, name: str, check: Callable[..., object]):
+        self._name, self._check = name, check
         self._kept = WeakTensorKeyDictionary()
 
     def __call__(self, tensor: Tensor, device: torch.device, *used_with: Any) -> Tensor:
-        """The copy of ``tensor`` on ``device``, checked."""
+        """The copy of ``tensor`` on ``device``, checked.
+
+        Raises:
+            RuntimeError: A CUDA graph is being captured and the copy has yet to be made: the host reads what it checks.
+        """
         # The counter also sees writes through views; what an inference tensor has none of is checked each time.
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), used_with)
         state = None if tensor.is_inference() else (tensor._version, *key)
         found = self._kept.get(tensor)
-        if state is None or found is None or found[0] != state:
+        known = state is not None and found is not None and found[0] == state
+        if known and device in found[1]:
+            return found[1][device]
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{self._name} cannot be checked while a CUDA graph is captured: call the op once with this tensor "
+                "before, and do not change it; it must not have been made in torch.inference_mode()"
+            )
+        if not known:
             copy = tensor.detach().to(torch.int32, copy=True, memory_format=torch.contiguous_format)
             self._check(copy, *used_with)
             found = state, {copy.device: copy}

@@ -11,7 +11,7 @@ from tests.transmamba_kernels.conv_state_update import cases as conv_step
 from tests.transmamba_kernels.cross_mamba import cases as cross
 from tests.transmamba_kernels.multi_scan import cases as multi
 from tests.transmamba_kernels.selective_scan import cases as scan
-from tests.transmamba_kernels.sequences import on
+from tests.transmamba_kernels.sequences import offsets, on
 from tests.transmamba_kernels.state_update import cases as scan_step
 from transmamba_kernels import (
     bidirectional_scan,
@@ -57,8 +57,18 @@ def _reversed_inputs(length: int) -> Inputs:
     return scan.make_inputs(1, 4, length, 3, groups=2, B_kind="groups")
 
 
+def _packed_inputs(length: int) -> Inputs:
+    lengths = (length - 2, 0, 2)
+    return {**scan.make_packed(lengths, 4, 3), "cu_seqlens": offsets(lengths)}
+
+
 def _multi_inputs(length: int) -> Inputs:
     return multi.make_inputs(1, 4, (1, length), 2, own=("A", "B"))
+
+
+def _masked_inputs(length: int) -> Inputs:
+    mask = torch.arange(length) < torch.tensor([[length], [2]])
+    return {**cross.make_inputs(2, 4, length, 2), "mask": mask}
 
 
 def _rows(_: int) -> Inputs:
@@ -74,6 +84,7 @@ _CONV = {"activation": "silu", "return_final_state": True}
 SEQUENCES = {
     "selective_scan": Op(selective_scan, lambda length: scan.make_inputs(2, 4, length, 3), _SCAN),
     "selective_scan, reversed": Op(selective_scan, _reversed_inputs, {**_SCAN, "reverse": True}),
+    "selective_scan, packed": Op(selective_scan, _packed_inputs, _SCAN),
     "bidirectional_scan": Op(
         bidirectional_scan, lambda length: bidirectional.make_inputs(1, 4, length, 2, own=("A", "u")), _SCAN
     ),
@@ -81,6 +92,7 @@ SEQUENCES = {
     "cross_mamba": Op(
         cross_mamba, lambda length: cross.make_inputs(1, 4, length, 2, image="time", gate=()), {"delta_softplus": True}
     ),
+    "cross_mamba, masked": Op(cross_mamba, _masked_inputs, {"delta_softplus": True}),
     "causal_conv1d": Op(causal_conv1d, lambda length: conv.make_inputs(2, 4, length, 3), _CONV),
 }
 STEPS = {

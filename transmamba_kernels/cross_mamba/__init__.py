@@ -70,7 +70,9 @@ def cross_mamba(
         gate: Weight of ``C_text`` beside ``C`` before its tanh, ``()``, ``(1,)`` or ``(d_state,)``; without one they
             are added as they are.
         initial_state: ``(batch, d_inner, d_state)``, shared by both directions; zero if not given.
-        mask: ``(batch, length)`` of bool: tokens of ``u`` where it is False, such as padding, leave the state alone.
+        mask: ``(batch, length)`` of bool, where ``u`` is: tokens of ``u`` where it is False, such as padding, leave
+            the state alone. A row that is all False is an error on a CPU. On a GPU, for CUDA graphs, and under
+            ``torch.compile`` nothing checks it: what is read is then the initial state, or zero without one.
         bidirectional: Scan from both ends and add up, or only from the first token.
         of_last_state: Read the last state instead of every token's: the length of the output is that of the reading
             coefficients and of ``z``. Of both directions the sum is read.
@@ -81,7 +83,7 @@ def cross_mamba(
 
     Raises:
         TypeError, ValueError: An argument has the wrong type, dtype, shape or device, or a row of ``mask`` is all
-            False; the message names it.
+            False where that is checked; the message names it.
         NotImplementedError: ``backend`` does not serve these tensors; the message says why.
     """
     if not (type(delta_softplus) is type(bidirectional) is type(of_last_state) is bool):

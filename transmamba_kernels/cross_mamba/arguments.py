@@ -65,14 +65,15 @@ def check_query(name: str, reader: Tensor, z: Tensor | None, u: Tensor, A: Tenso
 
 
 def check_mask(mask: Any, batch: int, length: int) -> None:
-    """Raise unless ``mask`` is a bool tensor ``(batch, length)`` with at least one True in every row."""
+    """Raise unless ``mask`` is a bool tensor ``(batch, length)``, on a CPU with at least one True in every row."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         what = str(mask.dtype).removeprefix("torch.") if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask must be a tensor of bool, got {what}")
     expected = (batch, length)
     if mask.shape != expected:
         raise ValueError(f"mask must have shape (batch, length) = {expected}, got {tuple(mask.shape)}")
-    if is_plain_eager((mask,)) and not mask.is_meta and not (rows := mask.any(dim=1)).all():
+    # A GPU's values are not read: the host would wait for them, and a CUDA graph could not be captured.
+    if mask.is_cpu and is_plain_eager((mask,)) and not (rows := mask.any(dim=1)).all():
         empty = int((~rows).nonzero()[0])
         raise ValueError(f"mask must leave at least one token in every row, but row {empty} is all False")
 
@@ -83,9 +84,11 @@ def leave_out(
     """``(delta, delta_bias)`` with a step size of zero where ``mask`` is False: such tokens leave the state alone.
 
     Raises:
-        TypeError, ValueError: As of :func:`check_mask`.
+        TypeError, ValueError: As of :func:`check_mask`, or ``mask`` is on another device than ``delta``.
     """
     check_mask(mask, delta.shape[0], delta.shape[2])
+    if mask.device != delta.device:
+        raise ValueError(f"mask must be on the device of u, {delta.device}, got {mask.device}")
     kept = mask.unsqueeze(1)
     if delta_softplus:
         return delta.masked_fill(~kept, float("-inf")), delta_bias

@@ -138,4 +138,4 @@ def _check_rows(orders: Tensor) -> None:
             visited[token] = t
 
 
-permutations = IndexCopies(_check_rows)  # called with (orders, device)
+permutations = IndexCopies("orders", _check_rows)  # called with (orders, device)

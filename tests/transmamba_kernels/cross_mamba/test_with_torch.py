@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.tolerances import assert_close
 from tests.transmamba_kernels.cross_mamba.cases import make_inputs
 from transmamba_kernels import cross_mamba
 
@@ -43,6 +44,17 @@ def test_compile(of_last_state, dynamic):
             torch.testing.assert_close(results[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("of_last_state", [True, False])
+def test_a_row_of_padding_alone_where_nothing_checks_it(of_last_state):
+    """Compiled here, as on a GPU: it reads the initial state."""
+    torch._dynamo.reset()
+    inputs = make_inputs(length=9, without=("D", "z"))
+    compiled = torch.compile(cross_mamba, fullgraph=True, backend="aot_eager")
+    out = compiled(**inputs, mask=torch.zeros(2, 9).bool(), delta_softplus=True, of_last_state=of_last_state)
+    read = 2 * inputs["initial_state"].double() @ inputs["C_text"].double()  # by both directions
+    assert_close(out, read.expand(out.shape), torch.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -58,6 +70,7 @@ def test_compile(of_last_state, dynamic):
         ({"mask": [True]}, TypeError, "mask must be a tensor of bool, got list"),
         ({"mask": torch.ones(2, 70)}, TypeError, "mask must be a tensor of bool, got float32"),
         ({"mask": torch.ones(2, 69, dtype=torch.bool)}, ValueError, r"mask must have shape \(batch, length\)"),
+        ({"mask": torch.ones(2, 70, device="meta").bool()}, ValueError, "mask must be on the device of u, cpu"),
         (
             {"mask": torch.tensor([[True], [False]]).expand(2, 70)},
             ValueError,

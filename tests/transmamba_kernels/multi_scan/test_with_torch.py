@@ -239,6 +239,20 @@ def test_orders_made_in_inference_mode(checks):
         arguments.permutations(orders, CPU)
 
 
+def test_new_orders_are_refused_while_a_graph_is_captured(monkeypatch, checks):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    orders, gpu = scan_orders.cross_scan(2, 3), torch.device("cuda")
+    arguments.permutations(orders, CPU)
+    with pytest.raises(RuntimeError, match="orders cannot be checked while a CUDA graph is captured: call the op once"):
+        arguments.permutations(orders, gpu)
+    arguments.permutations._kept[orders][1][gpu] = on_gpu = torch.empty(0)  # as a call before the capture leaves it
+    assert arguments.permutations(orders, gpu) is on_gpu
+    orders[0] = orders[0].flip(0)
+    with pytest.raises(RuntimeError, match="orders cannot be checked"):
+        arguments.permutations(orders, gpu)
+    assert len(checks) == 1
+
+
 def test_orders_are_not_kept_alive():
     before = len(arguments.permutations._kept)
     orders = scan_orders.cross_scan(2, 3)
