@@ -9,13 +9,13 @@
 namespace transmamba::TRANSMAMBA_ISA {
 namespace {
 
-constexpr int kMostRanges = 4;      // each has rows of the whole length
-constexpr int64_t kFewSteps = 256;  // that are not worth three phases
+constexpr int kMostRanges = 4;            // each has rows of the whole length
+constexpr int64_t kLittleWork = 1 << 21;  // steps times states, of all channels: not worth three phases
 
 template <class T>
 int64_t most_ranges(const Sizes<T>& s) {
-  const int64_t blocks = s.padded_states / kStates<T>;
-  return s.length < kFewSteps ? 1 : blocks < kMostRanges ? blocks : kMostRanges;
+  const int64_t blocks = s.padded_states / kStates<T>, work = s.batch * s.tiles * kTile * s.padded_states * s.length;
+  return work < kLittleWork ? 1 : blocks < kMostRanges ? blocks : kMostRanges;
 }
 
 template <class T>
