@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch.profiler import profile
 
 from tests.tolerances import assert_all_close
 from tests.transmamba_kernels.bidirectional_scan import cases as bidirectional
 from tests.transmamba_kernels.cross_mamba import cases as cross
 from tests.transmamba_kernels.multi_scan import cases as multi
-from transmamba_kernels import scan_orders
+from tests.transmamba_kernels.sequences import on
+from transmamba_kernels import cross_mamba, scan_orders
 
 pytestmark = pytest.mark.usefixtures("poison")
 
@@ -54,3 +56,30 @@ def test_cross_mamba(target, inputs, options):
     given = cross.make_inputs(2, 6, 7, 3, **inputs)
     expected = cross.run(given, "reference", **options)
     assert_all_close(cross.run(given, target.backend, device=target.device, **options), expected, torch.float32)
+
+
+@pytest.mark.parametrize("text", ["constant", "constant_groups"])
+def test_a_pooled_text_over_several_tiles(target, text):
+    if target.backend == "triton":
+        pytest.skip("walks from step to step, and its interpreter is slow")
+    inputs = cross.make_inputs(2, 6, 70, 3, text=text)
+    expected = cross.run(inputs, "reference")
+    assert_all_close(cross.run(inputs, target.backend, device=target.device), expected, torch.float32)
+
+
+def test_a_pooled_text_takes_no_memory_for_each_step(target):
+    """Neither it nor its gradient, which is added up over time in the kernel; a text of every step takes it."""
+    if target.backend == "triton":
+        pytest.skip("has memory for the states of a few steps, which at a size for its interpreter is more")
+    length, d_state = 8, 64
+    largest = {}
+    for text in ("constant", "time"):
+        given = cross.make_inputs(1, 2, length, d_state, text=text)
+        inputs = {name: None if t is None else on(target.device, t) for name, t in given.items()}
+        for name in ("u", "C_text"):
+            inputs[name].requires_grad_()
+        with profile(profile_memory=True) as found:
+            cross_mamba(**inputs, delta_softplus=True, backend=target.backend).sum().backward()
+        used = [max(event.self_cpu_memory_usage, event.self_device_memory_usage) for event in found.events()]
+        largest[text] = max(used)
+    assert largest["constant"] < 4 * length * d_state <= largest["time"]
