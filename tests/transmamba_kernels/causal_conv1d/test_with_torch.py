@@ -117,5 +117,6 @@ def test_subclasses_and_parameters():
     assert causal_conv1d(**{**inputs, "weight": torch.nn.Parameter(inputs["weight"])}).requires_grad
 
 
-def test_forked_child_on_one_thread():
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_forked_child_on_one_thread(threads):
     inside_torch.check_forked_child(lambda: run(make_inputs(), "cpp")["dx"].sum().item())

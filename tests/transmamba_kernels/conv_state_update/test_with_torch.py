@@ -60,7 +60,8 @@ def _in_a_child(queue):
     queue.put(run(make_inputs(), "cpp")["out"].sum().item())
 
 
-def test_forked_child_on_one_thread():
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_forked_child_on_one_thread(threads):
     run(make_inputs(40, 1000), "cpp")
     context = multiprocessing.get_context("fork")
     queue = context.Queue()

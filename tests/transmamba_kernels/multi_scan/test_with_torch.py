@@ -75,7 +75,8 @@ def test_second_derivative(backend):
 
 
 @BACKEND
-def test_forked_child_on_one_thread(backend):
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_forked_child_on_one_thread(backend, threads):
     inside_torch.check_forked_child(lambda: run(make_inputs(), backend)["du"].sum().item())
 
 

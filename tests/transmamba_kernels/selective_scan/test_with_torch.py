@@ -123,5 +123,6 @@ def test_checkpointing():
     assert torch.equal(u.grad, v.grad)
 
 
-def test_forked_child_on_one_thread():
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_forked_child_on_one_thread(threads):
     inside_torch.check_forked_child(lambda: run(make_inputs(), "cpp")["du"].sum().item())
