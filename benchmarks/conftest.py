@@ -24,6 +24,11 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return 0  # what is timed runs alone
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config, machine_info):
     machine_info["transmamba"] = machine_record(config.getoption("rounds"))
 

@@ -1,6 +1,11 @@
 import os
+from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processors are taken by the other processes; read when torch begins
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 from hypothesis import settings
 
@@ -11,6 +16,14 @@ if not torch.cuda.is_available():  # Triton's kernels then run in its interprete
 settings.register_profile("repeat", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile("repeat")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """A process for each processor; for single files none, as each has to import everything first."""
+    from benchmarks.machine import usable_cpus
+
+    return min(usable_cpus(), 8) if any(Path(argument).is_dir() for argument in config.args) else 0
 
 
 @pytest.fixture(autouse=True)
