@@ -41,7 +41,7 @@ class Cloner:
         widths, hidden = student.widths, student.hidden_widths  # type: ignore[union-attr]
         self.widths: list[int] = list(widths)  # type: ignore[arg-type]
         depth = len(self.widths)
-        self.student, self.teacher = student, teacher
+        self.student, self.teacher, self.weights = student, teacher, config.weights
         self.layers = layer_map(config.layer_map, depth, teacher.depth)
         self.early = math.ceil(2 * depth / 3) if config.early is None else min(config.early, depth)
         scores: Importance | None = None
@@ -71,6 +71,8 @@ class Cloner:
     def clone(self, name: str, parameter: nn.Parameter, role: Role) -> tuple[SubcloneRow, Tensor | None]:
         """Return the row of one student tensor and its new value, or None to keep it."""
         part, layer = role
+        if not self.weights:
+            return self._keep(name, parameter, "nothing is copied (weights=False)")
         if part.startswith("mixer"):
             return self._keep(name, parameter, "part of the SSM, which a Transformer does not have")
         if part == "stem":

@@ -32,6 +32,7 @@ class SubcloneConfig:
             does not have: A, D, step size, convolution and gate.
         mixer_scale: Scale each mixer's output projection so that the mixer varies as much as the teacher's attention
             on ``images`` (see :mod:`transmamba.distill.mixer_scale`); without images it is left, as the report says.
+        weights: False copies nothing of what the two have in common; for the ablation only.
     """
 
     layer_map: str | Sequence[int] = "uniform"
@@ -40,6 +41,7 @@ class SubcloneConfig:
     mixer: str = "none"
     ssm_from: str | None = None
     mixer_scale: bool = True
+    weights: bool = True
 
     def __post_init__(self) -> None:
         if self.importance not in IMPORTANCES:
