@@ -172,7 +172,8 @@ def ablate(grid: Grid, watcher: Watcher | None = None, say: Say = lambda text: N
         run = prepare(grid.cell(name, seed))
         try:
             metrics[name][seed] = adapt(run, watcher)
-            reached = f"{metrics[name][seed]['results']['adapted']['accuracy']:7.2%}"
+            metric = run.task.metric
+            reached = metric.text(metrics[name][seed]["results"]["adapted"][metric.name])
         except TrainingError as error:
             reached = f"failed: {error}"
         if run.finished is None:

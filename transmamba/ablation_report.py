@@ -6,6 +6,7 @@ import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,13 @@ from transmamba.checkpoint import versions
 from transmamba.config import to_dict
 from transmamba.files import write_atomic, write_json, write_text
 from transmamba.report import first_reaching
+from transmamba.tasks import Metric
 
 if TYPE_CHECKING:
     from transmamba.ablate import Grid
 
 FORMAT = "transmamba-ablation"
 TABLE, NUMBERS, CURVE = "ablation.md", "ablation.json", "curve.png"
-HEADERS = ("", "images", "epochs", "steps", "accuracy, %", "less the base's", "less scratch's", "scratch's accuracy after")
 DATA = ("data-", "steps-", "scratch-")  # how the names of variants begin that change the data
 # What the paper's claim comes to in miniature: a variant's accuracy may be so many points below scratch's.
 CLAIMS = {"data-75": 0.5, "data-50": 1.5}
@@ -33,6 +34,8 @@ def summarise(grid: Grid, metrics: Mapping[str, Mapping[int, dict[str, Any]]]) -
     """
     base = next(iter(grid.variants))
     found = {seed: cell["results"] for seed, cell in metrics[base].items()}
+    first = next(iter(metrics[base].values()))
+    metric = Metric(**first["metric"])
     scratch = {seed: results["scratch"] for seed, results in found.items()}
     adapted = {n: {s: cell["results"]["adapted"] for s, cell in cells.items()} for n, cells in metrics.items()}
     rows = {"scratch": scratch, **adapted}
@@ -41,14 +44,16 @@ def summarise(grid: Grid, metrics: Mapping[str, Mapping[int, dict[str, Any]]]) -
         "config": to_dict(grid.config),
         "same_as_base": list(grid.same),
         "left_out": grid.left_out,
-        "teacher": _spread([results["teacher"]["accuracy"] for results in found.values()]),
+        "metric": first["metric"],
+        "unit": first["data"]["unit"],
+        "teacher": _spread([results["teacher"][metric.name] for results in found.values()]),
         "rows": {
             name: {
                 "changes": grid.variants.get(name, {}),
-                "accuracy": _spread([cell["accuracy"] for cell in cells.values()]),
-                "to_base": _difference(cells, adapted[base]),
-                "to_scratch": _difference(cells, scratch),
-                "seeds": {str(seed): _cell(cell, scratch.get(seed)) for seed, cell in cells.items()},
+                "reached": _spread([cell[metric.name] for cell in cells.values()]),
+                "to_base": _difference(cells, adapted[base], metric.name),
+                "to_scratch": _difference(cells, scratch, metric.name),
+                "seeds": {str(seed): _cell(cell, scratch.get(seed), metric) for seed, cell in cells.items()},
             }
             for name, cells in rows.items()
             if cells
@@ -57,16 +62,16 @@ def summarise(grid: Grid, metrics: Mapping[str, Mapping[int, dict[str, Any]]]) -
     }
 
 
-def _cell(trained: dict[str, Any], scratch: dict[str, Any] | None) -> dict[str, Any]:
-    reached = first_reaching(trained["history"], scratch["accuracy"]) if scratch else None
+def _cell(trained: dict[str, Any], scratch: dict[str, Any] | None, metric: Metric) -> dict[str, Any]:
+    reached = first_reaching(trained["history"], scratch[metric.name], metric) if scratch else None
     return {
-        "accuracy": trained["accuracy"],
-        "images": trained["train_images"],
+        "reached": trained[metric.name],
+        "samples": trained["train_samples"],
         "epochs": trained["epochs"],
         "steps": trained["steps"],
         "steps_to_scratch": reached["step"] if reached else None,
         "epochs_to_scratch": reached["epoch"] if reached else None,
-        "curve": [[row["step"], row["accuracy"]] for row in trained["history"]],
+        "curve": [[row["step"], row[metric.name]] for row in trained["history"]],
     }
 
 
@@ -78,9 +83,9 @@ def _spread(values: list[float]) -> dict[str, float | None]:
     }
 
 
-def _difference(cells: Mapping[int, Any], others: Mapping[int, Any]) -> dict[str, float | None]:
+def _difference(cells: Mapping[int, Any], others: Mapping[int, Any], name: str) -> dict[str, float | None]:
     """Mean of the differences of each seed, and its standard error: what the seeds have in common falls out."""
-    spread = _spread([cells[seed]["accuracy"] - others[seed]["accuracy"] for seed in cells if seed in others])
+    spread = _spread([cells[seed][name] - others[seed][name] for seed in cells if seed in others])
     deviation, paired = spread["std"], sum(seed in others for seed in cells)
     return {"mean": spread["mean"], "error": None if deviation is None else deviation / math.sqrt(paired)}
 
@@ -90,9 +95,17 @@ def row_of(content: dict[str, Any], name: str) -> dict[str, Any] | None:
     return content["rows"].get("base" if name in content["same_as_base"] else name)
 
 
+def headers(content: dict[str, Any]) -> tuple[str, ...]:
+    """Of the columns of the table."""
+    name = content["metric"]["name"]
+    after = f"scratch's {name} after"
+    return "", content["unit"], "epochs", "steps", name, "less the base's", "less scratch's", after
+
+
 def table_rows(content: dict[str, Any], names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Rows of texts under :data:`HEADERS`."""
+    """Rows of texts under :func:`headers`; parts of one are in per cent, and their differences in points."""
     rows: list[tuple[str, ...]] = []
+    points = partial(_points, scale=100 if content["metric"]["form"].endswith("%") else 1)
     for name in names:
         row = content["rows"][name]
         cells = list(row["seeds"].values())
@@ -102,10 +115,10 @@ def table_rows(content: dict[str, Any], names: Iterable[str]) -> list[tuple[str,
         rows.append(
             (
                 name,
-                *(_mean(cells, what) for what in ("images", "epochs", "steps")),
-                _points(row["accuracy"]["mean"], row["accuracy"]["std"], ""),
-                "" if name == "base" else _points(row["to_base"]["mean"], row["to_base"]["error"], "+"),
-                "" if name == "scratch" else _points(row["to_scratch"]["mean"], row["to_scratch"]["error"], "+"),
+                *(_mean(cells, what) for what in ("samples", "epochs", "steps")),
+                points(row["reached"]["mean"], row["reached"]["std"], ""),
+                "" if name == "base" else points(row["to_base"]["mean"], row["to_base"]["error"], "+"),
+                "" if name == "scratch" else points(row["to_scratch"]["mean"], row["to_scratch"]["error"], "+"),
                 after + some,
             )
         )
@@ -116,10 +129,10 @@ def _mean(cells: list[dict[str, Any]], what: str) -> str:
     return f"{statistics.fmean(cell[what] for cell in cells):.0f}"
 
 
-def _points(mean: float | None, spread: float | None, sign: str) -> str:
+def _points(mean: float | None, spread: float | None, sign: str, scale: int) -> str:
     if mean is None:
         return "-"
-    return f"{100 * mean:{sign}.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+    return f"{scale * mean:{sign}.2f}" + ("" if spread is None else f" ± {scale * spread:.2f}")
 
 
 def sections(content: dict[str, Any]) -> dict[str, list[str]]:
@@ -133,6 +146,8 @@ def sections(content: dict[str, Any]) -> dict[str, list[str]]:
 def claims(content: dict[str, Any]) -> list[str]:
     """What the paper's claim comes to on this data, a line each: met or missed."""
     lines: list[str] = []
+    if content["metric"]["name"] != "accuracy":
+        return lines
     for name, points in CLAIMS.items():
         if (row := row_of(content, name)) and row["to_scratch"]["mean"] is not None:
             mean = 100 * row["to_scratch"]["mean"]
@@ -165,7 +180,7 @@ def rich_table(content: dict[str, Any]) -> Any:
     from rich.table import Table
 
     table = Table(header_style="bold", caption=conditions(content))
-    for i, header in enumerate(HEADERS):
+    for i, header in enumerate(headers(content)):
         table.add_column(header, justify="right" if i else "left")
     for names in sections(content).values():
         for row in table_rows(content, names):
@@ -177,10 +192,11 @@ def rich_table(content: dict[str, Any]) -> Any:
 def conditions(content: dict[str, Any]) -> str:
     """How the rows were measured, in a few sentences."""
     seeds, teacher = len(content["rows"]["base"]["seeds"]), content["teacher"]["mean"]
+    metric = Metric(**content["metric"])
     same = f" The base is also {', '.join(content['same_as_base'])}." if content["same_as_base"] else ""
     return (
-        f"Last-epoch test accuracy, mean ± standard deviation of {seeds} seeds; differences in points, paired by seed, "
-        f"± standard error. Teacher: {teacher:.2%}.{same}"
+        f"The {metric.name} on the test data after the last epoch: mean ± standard deviation of {seeds} seeds; differences "
+        f"are paired by seed, ± their standard error. Teacher: {metric.text(teacher)}.{same}"
     )
 
 
@@ -189,7 +205,7 @@ def to_markdown(content: dict[str, Any]) -> str:
     lines = [conditions(content), ""]
     for title, names in sections(content).items():
         lines += [f"**{title}**", ""] if title else []
-        lines += ["| " + " | ".join(HEADERS) + " |", "|---" + "|---:" * (len(HEADERS) - 1) + "|"]
+        lines += ["| " + " | ".join(headers(content)) + " |", "|---" + "|---:" * 7 + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in table_rows(content, names)] + [""]
     lines += [f"- {line}" for line in claims(content)]
     lines += [f"- {name} was left out: {reason}" for name, reason in content["left_out"].items()]
@@ -225,14 +241,15 @@ def plot(content: dict[str, Any]) -> bytes:
         steps = [point[0] for point in curves[0]]
         means = [statistics.fmean(point[1] for point in points) for points in zip(*curves, strict=True)]
         left.plot(steps, means, marker="o", markersize=3, linewidth=1.5, label=name)
-    left.set(xlabel="training steps", ylabel="test accuracy", xlim=(0, None))
+    left.set(xlabel="training steps", ylabel=f"test {content['metric']['name']}", xlim=(0, None))
     for axes in right:
         for label, points in lines.items():
             shares, means, deviations = zip(*sorted(points), strict=True)
             axes.errorbar(shares, means, deviations, marker="o", markersize=4, linewidth=1.5, capsize=3, label=label)
         axes.set(xlabel="training data, % of scratch's", xlim=(0, 105))
     for axes in (left, *right):
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        if content["metric"]["form"].endswith("%"):
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -256,6 +273,6 @@ def _data_curves(content: dict[str, Any]) -> dict[str, list[tuple[float, float, 
         for name in names:
             if (row := row_of(content, name)) is not None:
                 share = 100.0 if name == "scratch" else float(name.removeprefix(prefix if name != begins[prefix] else "data-"))
-                spread = row["accuracy"]
+                spread = row["reached"]
                 lines.setdefault(label, []).append((share, spread["mean"], spread["std"] or 0.0))
     return lines
