@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transmamba.ablation_report import summarise, write
-from transmamba.adapt import Say, adapt, prepare
+from transmamba.ablation_report import SHARES, summarise, write
+from transmamba.adapt import Run, Say, adapt, prepare
 from transmamba.config import RunConfig, identity, to_dict
+from transmamba.distill.calibration import MODES
 from transmamba.models import create_model
+from transmamba.tasks import Task, load_task
 from transmamba.train import TrainingError, Watcher
 
 BASE = "base"
-SHARES = (100, 75, 50, 25)  # per cent of what scratch sees
 Changes = dict[str, Any]  # of a RunConfig's fields, nested ones as "distill.alpha"
 
 # What scratch does, as a distillation: the same weights at the start, the same order, cross entropy alone.
@@ -38,18 +39,21 @@ class Grid:
     """Variants and seeds whose options were found good; see :func:`prepare_grid`.
 
     Attributes:
-        config: The base run.
+        config, task: The base run and its data.
         seeds: Of teacher, student and order of the data alike, so that two variants of a seed differ in one thing.
         variants: Changes by name, the base's first, which has none.
         same: Names of variants that are the base itself.
         left_out: Names of variants that cannot be run here, with the reason.
+        overwrite: Whether each run replaces what its folder holds.
     """
 
     config: RunConfig
+    task: Task
     seeds: tuple[int, ...]
     variants: dict[str, Changes]
     same: tuple[str, ...]
     left_out: dict[str, str]
+    overwrite: bool = False
 
     @property
     def folder(self) -> Path:
@@ -60,18 +64,21 @@ class Grid:
         """The run of ``variant`` and ``seed``; the base's trains the scratch baseline for all variants."""
         teacher = dataclasses.replace(self.config.teacher, seed=seed)
         folder = str(self.folder / f"seed{seed}" / variant)
-        cell = dataclasses.replace(
-            self.config, seed=seed, teacher=teacher, scratch=variant == BASE, out_dir=folder
-        )
+        cell = dataclasses.replace(self.config, seed=seed, teacher=teacher, scratch=variant == BASE, out_dir=folder)
         return changed(cell, self.variants[variant])
 
+    def prepare(self, variant: str, seed: int) -> Run:
+        """As :func:`transmamba.adapt.prepare`."""
+        return prepare(self.cell(variant, seed), self.overwrite, self.task)
 
-def variants(config: RunConfig) -> dict[str, Changes]:
+
+def variants(config: RunConfig, task: Task) -> dict[str, Changes]:
     """All variants of ``config``: less data at equal epochs and at equal steps, and each part of the method changed."""
     shares = {share: {"fraction": config.scratch_fraction * share / 100} for share in SHARES}
     less = {share: change for share, change in shares.items() if share < 100}
-    depth = create_model(config.student, **config.student_options).config.depth  # type: ignore[union-attr]
-    method: dict[str, Changes] = {f"calibration-{name}": {"distill.calibration": name} for name in _CALIBRATIONS}
+    options = {**config.student_options, **task.student_options}
+    depth: int = create_model(config.student, **options).config.depth  # type: ignore[union-attr, assignment]
+    method: dict[str, Changes] = {f"calibration-{mode}": {"distill.calibration": mode} for mode in MODES}
     method |= {
         "subclone-none": {"subclone.weights": False, "subclone.mixer_scale": False},
         "early-half": {"subclone.early": depth // 2},
@@ -95,9 +102,6 @@ def variants(config: RunConfig) -> dict[str, Changes]:
     }
 
 
-_CALIBRATIONS = ("none", "pad", "linear", "mlp")
-
-
 def changed(config: RunConfig, changes: Changes) -> RunConfig:
     """``config`` with ``changes`` made.
 
@@ -111,19 +115,23 @@ def changed(config: RunConfig, changes: Changes) -> RunConfig:
     return config
 
 
-def prepare_grid(config: RunConfig, only: Sequence[str] = (), seeds: Sequence[int] = range(5)) -> Grid:
+def prepare_grid(
+    config: RunConfig, only: Sequence[str] = (), seeds: Sequence[int] = range(5), overwrite: bool = False
+) -> Grid:
     """Choose variants and check each as :func:`transmamba.adapt.prepare` does, before any work begins.
 
     Args:
         config: The base run; its seed is not used.
         only: Names of variants or patterns such as ``"data-*"``; all without any. The base is always among them.
         seeds: What is repeated.
+        overwrite: Remove what earlier runs left in the folders.
 
     Raises:
         ValueError, TypeError, FileNotFoundError, ImportError, FileExistsError: No variant is called so, a seed is
             given twice or not at all, or the base cannot be run.
     """
-    known = variants(config)
+    task = load_task(config)
+    known = variants(config, task)
     for pattern in only:
         if not fnmatch.filter(known, pattern):
             raise ValueError(f"unknown variant {pattern!r}; variants: {', '.join(known)}")
@@ -136,10 +144,11 @@ def prepare_grid(config: RunConfig, only: Sequence[str] = (), seeds: Sequence[in
     }
     base = identity(to_dict(config))
     same = tuple(n for n, c in chosen.items() if n != BASE and identity(to_dict(changed(config, c))) == base)
-    grid = Grid(config, tuple(seeds), {n: c for n, c in chosen.items() if n not in same}, same, {})
+    differing = {name: changes for name, changes in chosen.items() if name not in same}
+    grid = Grid(config, task, tuple(seeds), differing, same, {}, overwrite)
     for name in list(grid.variants):
         try:
-            prepare(grid.cell(name, seeds[0]))
+            grid.prepare(name, seeds[0])
         except (ValueError, TypeError) as error:
             if name == BASE:
                 raise
@@ -169,7 +178,7 @@ def ablate(grid: Grid, watcher: Watcher | None = None, say: Say = lambda text: N
     spent, worked = 0.0, 0.0
     for i, (seed, name) in enumerate(cells):
         began = time.monotonic()
-        run = prepare(grid.cell(name, seed))
+        run = grid.prepare(name, seed)
         try:
             metrics[name][seed] = adapt(run, watcher)
             metric = run.task.metric

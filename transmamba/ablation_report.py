@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 FORMAT = "transmamba-ablation"
 TABLE, NUMBERS, CURVE = "ablation.md", "ablation.json", "curve.png"
+SHARES = (100, 75, 50, 25)  # per cent of what scratch sees
 DATA = ("data-", "steps-", "scratch-")  # how the names of variants begin that change the data
+_LINES = {"data-": "adapted, equal epochs", "steps-": "adapted, equal steps", "scratch-": "scratch, equal epochs"}
 # What the paper's claim comes to in miniature: a variant's accuracy may be so many points below scratch's.
 CLAIMS = {"data-75": 0.5, "data-50": 1.5}
 
@@ -97,9 +99,7 @@ def row_of(content: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 def headers(content: dict[str, Any]) -> tuple[str, ...]:
     """Of the columns of the table."""
-    name = content["metric"]["name"]
-    after = f"scratch's {name} after"
-    return "", content["unit"], "epochs", "steps", name, "less the base's", "less scratch's", after
+    return "", content["unit"], "epochs", "steps", content["metric"]["name"], "- base", "- scratch", "steps to scratch"
 
 
 def table_rows(content: dict[str, Any], names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -110,8 +110,10 @@ def table_rows(content: dict[str, Any], names: Iterable[str]) -> list[tuple[str,
         row = content["rows"][name]
         cells = list(row["seeds"].values())
         reached = [cell for cell in cells if cell["steps_to_scratch"] is not None]
-        after = f"{_mean(reached, 'steps_to_scratch')} (epoch {_mean(reached, 'epochs_to_scratch')})" if reached else "-"
-        some = f", {len(reached)} of {len(cells)} seeds" if reached and len(reached) < len(cells) else ""
+        after = "-"
+        if reached:
+            after = f"{_mean(reached, 'steps_to_scratch')} (epoch {_mean(reached, 'epochs_to_scratch')})"
+            after += f" in {len(reached)} of {len(cells)}" if len(reached) < len(cells) else ""
         rows.append(
             (
                 name,
@@ -119,7 +121,7 @@ def table_rows(content: dict[str, Any], names: Iterable[str]) -> list[tuple[str,
                 points(row["reached"]["mean"], row["reached"]["std"], ""),
                 "" if name == "base" else points(row["to_base"]["mean"], row["to_base"]["error"], "+"),
                 "" if name == "scratch" else points(row["to_scratch"]["mean"], row["to_scratch"]["error"], "+"),
-                after + some,
+                after,
             )
         )
     return rows
@@ -177,26 +179,26 @@ def _verdict(met: bool) -> str:
 
 def rich_table(content: dict[str, Any]) -> Any:
     """The whole table as a ``rich.table.Table``."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(header_style="bold", caption=conditions(content))
+    table = Table(header_style="bold", caption=conditions(content), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, header in enumerate(headers(content)):
-        table.add_column(header, justify="right" if i else "left")
-    for names in sections(content).values():
-        for row in table_rows(content, names):
-            table.add_row(*row, style="bold" if row[0] in ("base", "scratch") else None)
-        table.add_section()
+        table.add_column(header, justify="right" if i else "left", no_wrap=not i)
+    for row in table_rows(content, content["rows"]):
+        table.add_row(*row, style="bold" if row[0] in ("scratch", "base") else None)
     return table
 
 
 def conditions(content: dict[str, Any]) -> str:
     """How the rows were measured, in a few sentences."""
-    seeds, teacher = len(content["rows"]["base"]["seeds"]), content["teacher"]["mean"]
+    seeds, teacher = ", ".join(content["rows"]["base"]["seeds"]), content["teacher"]["mean"]
     metric = Metric(**content["metric"])
     same = f" The base is also {', '.join(content['same_as_base'])}." if content["same_as_base"] else ""
     return (
-        f"The {metric.name} on the test data after the last epoch: mean ± standard deviation of {seeds} seeds; differences "
-        f"are paired by seed, ± their standard error. Teacher: {metric.text(teacher)}.{same}"
+        f"The {metric.name} on the test data after the last epoch: mean ± standard deviation over seeds {seeds}; "
+        f"differences, paired by seed, ± standard error; steps to scratch: until its last {metric.name} was reached "
+        f"first. Teacher: {metric.text(teacher)}.{same}"
     )
 
 
@@ -244,8 +246,7 @@ def plot(content: dict[str, Any]) -> bytes:
     left.set(xlabel="training steps", ylabel=f"test {content['metric']['name']}", xlim=(0, None))
     for axes in right:
         for label, points in lines.items():
-            shares, means, deviations = zip(*sorted(points), strict=True)
-            axes.errorbar(shares, means, deviations, marker="o", markersize=4, linewidth=1.5, capsize=3, label=label)
+            axes.errorbar(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.5, capsize=3, label=label)
         axes.set(xlabel="training data, % of scratch's", xlim=(0, 105))
     for axes in (left, *right):
         if content["metric"]["form"].endswith("%"):
@@ -259,20 +260,13 @@ def plot(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _data_curves(content: dict[str, Any]) -> dict[str, list[tuple[float, float, float]]]:
-    """Per cent of scratch's data, mean and deviation of the accuracy, for each way to learn from less of it."""
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    # All of the data is where the curves begin that have no row of their own for it.
-    begins = {"data-": "data-100", "steps-": "data-100", "scratch-": "scratch"}
-    labels = {"data-": "adapted, equal epochs", "steps-": "adapted, equal steps", "scratch-": "from scratch, equal epochs"}
-    for prefix, label in labels.items():
-        names = [name for name in (*content["rows"], *content["same_as_base"]) if name.startswith(prefix)]
-        if not names:
-            continue
-        names = list(dict.fromkeys([begins[prefix], *names]))
-        for name in names:
-            if (row := row_of(content, name)) is not None:
-                share = 100.0 if name == "scratch" else float(name.removeprefix(prefix if name != begins[prefix] else "data-"))
+def _data_curves(content: dict[str, Any]) -> dict[str, list[tuple[int, float, float]]]:
+    """Share of scratch's data, mean and deviation of what was reached, for each way to learn from less of it."""
+    lines: dict[str, list[tuple[int, float, float]]] = {}
+    for prefix, label in _LINES.items():
+        for share in SHARES:
+            whole = "scratch" if prefix == "scratch-" else "data-100"
+            if (row := row_of(content, whole if share == 100 else f"{prefix}{share}")) is not None:
                 spread = row["reached"]
                 lines.setdefault(label, []).append((share, spread["mean"], spread["std"] or 0.0))
-    return lines
+    return {label: points for label, points in lines.items() if len(points) > 1}

@@ -43,11 +43,12 @@ class Run:
     finished: dict[str, Any] | None
 
 
-def prepare(config: RunConfig, overwrite: bool = False) -> Run:
+def prepare(config: RunConfig, overwrite: bool = False, task: Task | None = None) -> Run:
     """Check everything that can be checked before work begins, and make the run's folder.
 
     Args:
         overwrite: Remove what an earlier run left in the folder.
+        task: The data, where they are loaded already.
 
     Raises:
         ValueError, TypeError, FileNotFoundError, ImportError: An option is wrong, does not fit the others, or needs
@@ -57,7 +58,7 @@ def prepare(config: RunConfig, overwrite: bool = False) -> Run:
     processes.engine(usable_device(config.device).type)
     if config.tensorboard:
         check_tensorboard()
-    task = load_task(config)
+    task = load_task(config) if task is None else task
     student, teacher = _create_student(config, task), build_teacher(config, task)
     Distiller(student, teacher, config.distill)
     layer_map(config.subclone.layer_map, student.config.depth, teacher.depth)  # type: ignore[union-attr, arg-type]

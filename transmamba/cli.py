@@ -11,6 +11,7 @@ from transmamba import __version__
 
 COMMANDS = {
     "adapt": "turn a Transformer into a Mamba: teacher, subcloning, distillation, comparison with a scratch baseline",
+    "ablate": "compare variants of a run over seeds: less data, and each part of the method changed",
     "teach": "train or fine-tune a teacher alone",
     "eval": "accuracy of a saved student or teacher",
     "doctor": "versions and backends of this installation",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 
 from transmamba.adapt import adapt, prepare
-from transmamba.commands.parsing import parse_run, refusing, use_threads
+from transmamba.commands.parsing import Options, parse_run, refusing, use_threads
 from transmamba.progress import Bar
 from transmamba.report import load_line, rich_table
 
 
 def run(arguments: list[str], console: Console) -> int:
     """Adapt, show the table, and say how to load the student."""
-    options = parse_run(arguments, "adapt")
+    options = parse_run(arguments, "adapt", Options)
     config = options.run
     use_threads(config.threads)
     with refusing():

@@ -37,6 +37,9 @@ class Options:
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
 
 
+Chosen = TypeVar("Chosen", bound=Options)
+
+
 class BadInputError(ValueError):
     """The user asked for something that cannot be."""
 
@@ -65,8 +68,11 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def parse_run(arguments: list[str], command: str) -> Options:
+def parse_run(arguments: list[str], command: str, kind: type[Chosen]) -> Chosen:
     """Read preset, config file and flags, the later ones counting more.
+
+    Args:
+        kind: :class:`Options`, or those with what a command adds to them.
 
     Raises:
         BadInputError: One of them is wrong.
@@ -81,9 +87,9 @@ def parse_run(arguments: list[str], command: str) -> Options:
             raise BadInputError(str(error)) from error
         content = {} if chosen.config is None else read_config(chosen.config)
         name = chosen.preset or content.pop("preset", next(iter(PRESETS)))
-        default = Options(preset=name, run=dataclasses.replace(preset(name), **_launched()))
+        default = kind(preset=name, run=dataclasses.replace(preset(name), **_launched()))
         content.pop("preset", None)
-    return parse(Options, [*_flags(content), *arguments], command, default)
+    return parse(kind, [*_flags(content), *arguments], command, default)
 
 
 def _launched() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from transmamba.commands.parsing import parse_run, refusing, use_threads
+from transmamba.commands.parsing import Options, parse_run, refusing, use_threads
 from transmamba.progress import Bar
 from transmamba.tasks import load_task
 from transmamba.teach import build_teacher, teach
@@ -16,7 +16,7 @@ from transmamba.teach import build_teacher, teach
 
 def run(arguments: list[str], console: Console) -> int:
     """Train or fine-tune a teacher, and say how to use it."""
-    config = parse_run(arguments, "teach").run
+    config = parse_run(arguments, "teach", Options).run
     use_threads(config.threads)
     with refusing():
         if config.teacher.path is not None:
