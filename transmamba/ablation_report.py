@@ -152,7 +152,7 @@ def claims(content: dict[str, Any]) -> list[str]:
         return lines
     for name, points in CLAIMS.items():
         if (row := row_of(content, name)) and row["to_scratch"]["mean"] is not None:
-            mean = 100 * row["to_scratch"]["mean"]
+            mean = round(100 * row["to_scratch"]["mean"], 6)
             what = f"adapted on {name.removeprefix('data-')} % of scratch's data, equal epochs"
             lines.append(f"{what}: {mean:+.2f} points to scratch, at least -{points}: {_verdict(mean >= -points)}")
     for name in ("data-100", *CLAIMS):

@@ -12,6 +12,7 @@ from typing import Any
 
 from transmamba.distill import DistillConfig, SubcloneConfig
 
+OWN_DATA = ("imagefolder",)  # names of data that say nothing of which data it is; its folder does
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -89,6 +90,7 @@ class TeacherConfig:
         epochs: Epochs of its training.
         batch_size: Images per step.
         shift: Augmentation: move the images by up to so many pixels.
+        flip: Augmentation: mirror half of the images left to right.
         fraction: Part of the training data it sees.
         seed: Of its weights and of the order of its data.
         optim: Its optimiser.
@@ -104,6 +106,7 @@ class TeacherConfig:
     epochs: int = 30
     batch_size: int = 64
     shift: int = 0
+    flip: bool = False
     fraction: float = 1.0
     seed: int = 0
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
@@ -124,11 +127,12 @@ class RunConfig:
     """One adaptation: data, teacher, student, and how long they learn.
 
     Attributes:
-        data: Data set, "digits" or "fashion-mnist".
+        data: Data set, "digits", "fashion-mnist", "cifar10", or "imagefolder" for images of your own.
         data_dir: Folder of its files, where they are not in their usual place.
         image_size: Resize the images to so many pixels.
         channels: Repeat the grey channel so many times.
         shift: Augmentation of student and scratch baseline: move the images by up to so many pixels.
+        flip: Mirror half of them left to right.
         student: Name of a model, as in transmamba.models.list_models().
         student_options: Options of that model, as NAME VALUE pairs.
         epochs: Epochs of the adaptation, warm-up included, and of the scratch baseline.
@@ -156,6 +160,7 @@ class RunConfig:
     image_size: int | None = None
     channels: int | None = None
     shift: int = 0
+    flip: bool = False
     student: str = "transmamba_vim_micro"
     student_options: dict[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
     epochs: int = 20
@@ -211,9 +216,21 @@ PRESETS = {
         subclone=SubcloneConfig(early=4),
         teacher=TeacherConfig(patch_size=7, epochs=4, batch_size=128),
     ),
+    # A size for a CPU: 16 patches.
+    "cifar10": RunConfig(
+        data="cifar10",
+        shift=2,
+        flip=True,
+        student_options={"patch_size": 8},
+        epochs=10,
+        batch_size=128,
+        subclone=SubcloneConfig(early=4),
+        teacher=TeacherConfig(patch_size=8, epochs=10, batch_size=128, shift=2, flip=True),
+    ),
 }
 
 # What may differ between two runs that are the same run: where things lie and how fast they are computed.
+# data_dir is no such thing where it says which data it is.
 _INCIDENTAL = ("out_dir", "data_dir", "threads", "device", "tensorboard")
 
 
@@ -224,7 +241,7 @@ def preset(name: str) -> RunConfig:
         ValueError: There is none of this name; the message lists them.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}{_hint(name, PRESETS)}; presets: {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {name!r}{hint(name, PRESETS)}; presets: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
@@ -235,7 +252,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """What makes the run of a :func:`to_dict` what it is, flat: ``{"distill.alpha": 0.2, ...}``."""
-    return {name: value for name, value in _flat(config).items() if name not in _INCIDENTAL}
+    own = ("data_dir",) if config.get("data") in OWN_DATA else ()
+    return {name: value for name, value in _flat(config).items() if name not in _INCIDENTAL or name in own}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -249,43 +267,8 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a config file, YAML or JSON: a mapping like :class:`RunConfig`'s fields, and ``preset`` if wanted.
-
-    Raises:
-        FileNotFoundError: It is missing.
-        ValueError: It is not valid, or has keys that no option has; the message offers the closest one.
-        ImportError: It is YAML, and PyYAML is not installed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"config file {path} is missing")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else _yaml().safe_load(text)
-    except ImportError:
-        raise
-    except Exception as error:  # each parser raises its own types, and all mean the same
-        raise ValueError(f"config file {path} cannot be read: {' '.join(str(error).split())}") from error
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise ValueError(f"config file {path} must hold a mapping of options, got {type(content).__name__}")
-    _check_keys({k: v for k, v in content.items() if k != "preset"}, RunConfig(), str(path))
-    return content
-
-
-def _check_keys(content: dict[str, Any], config: Any, path: str, prefix: str = "") -> None:
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    for key, value in content.items():
-        if key not in fields:
-            raise ValueError(f"{path}: unknown option {prefix + str(key)!r}{_hint(str(key), fields, prefix)}")
-        if dataclasses.is_dataclass(fields[key]):
-            if not isinstance(value, dict):
-                raise ValueError(f"{path}: {prefix + key} must be a mapping of options, got {value!r}")
-            _check_keys(value, fields[key], path, f"{prefix}{key}.")
-
-
-def _hint(name: str, known: Any, prefix: str = "") -> str:
+def hint(name: str, known: Any, prefix: str = "") -> str:
+    """Ask in brackets whether the one of ``known`` was meant that is most like ``name``; empty if none is."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {prefix + close[0]!r}?)" if close else ""
 
@@ -296,11 +279,3 @@ def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict) and prefix + name != "student_options"
         flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return flat
-
-
-def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError('YAML needs PyYAML: pip install "transmamba[adapt]", or write the config as JSON') from error
-    return yaml

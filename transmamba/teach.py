@@ -14,7 +14,7 @@ import torch
 
 from transmamba import processes
 from transmamba.checkpoint import CheckpointError, versions
-from transmamba.config import RunConfig, digest, to_dict
+from transmamba.config import OWN_DATA, RunConfig, digest, to_dict
 from transmamba.files import one_writer, write_json
 from transmamba.tasks import Task
 from transmamba.teachers import Teacher, create_teacher
@@ -168,5 +168,5 @@ def _reuse(config: RunConfig, folder: Path, manifest: dict[str, Any], metric: st
 
 
 def _identity(config: RunConfig) -> dict[str, Any]:
-    whole = to_dict(config)
-    return {name: whole[name] for name in ("data", "image_size", "channels", "teacher")}
+    whole, own = to_dict(config), ("data_dir",) if config.data in OWN_DATA else ()
+    return {name: whole[name] for name in ("data", *own, "image_size", "channels", "teacher")}

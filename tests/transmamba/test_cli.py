@@ -39,13 +39,13 @@ def small(tmp_path, monkeypatch):
 def test_help_version_and_unknown_commands(capsys):
     code, out, _ = call(capsys)
     assert code == 0
-    assert all(command in out for command in ("adapt", "teach", "eval", "doctor"))
+    assert all(command in out for command in ("adapt", "ablate", "teach", "eval", "doctor"))
     assert call(capsys, "--help") == (0, out, "")
     assert call(capsys, "--version") == (0, f"transmamba {__version__}\n", "")
     assert call(capsys, "adpat") == (
         2,
         "",
-        "transmamba: error: unknown command 'adpat'; commands: adapt, teach, eval, doctor\n",
+        "transmamba: error: unknown command 'adpat'; commands: adapt, ablate, teach, eval, doctor\n",
     )
 
 
@@ -131,7 +131,10 @@ def test_teach_says_how_to_use_the_teacher(small, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "digit"], "unknown preset 'digit' (did you mean 'digits'?); presets: digits, fashion-mnist"),
+        (
+            ["--preset", "digit"],
+            "unknown preset 'digit' (did you mean 'digits'?); presets: digits, fashion-mnist, cifar10",
+        ),
         (["--preset", "fashion-mnist", "--data-dir", "."], "train-images-idx3-ubyte[.gz] is missing"),
         (["--epochs", "0"], "epochs must be an integer of at least 1, got 0"),
         (["--epochs", "ten"], "--epochs: invalid literal for int()"),

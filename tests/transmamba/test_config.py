@@ -15,17 +15,19 @@ from transmamba.config import (
     digest,
     identity,
     preset,
-    read_config,
     to_dict,
 )
+from transmamba.config_file import read_config
 
 
 def test_presets():
-    assert set(PRESETS) == {"digits", "fashion-mnist"}
+    assert set(PRESETS) == {"digits", "fashion-mnist", "cifar10"}
     assert all(config.data == name for name, config in PRESETS.items())
     assert preset("digits").folder == Path("runs/digits-seed0")
     assert dataclasses.replace(preset("digits"), seed=4, out_dir="x/y").folder == Path("x/y")
-    with pytest.raises(ValueError, match=r"'digit' \(did you mean 'digits'\?\); presets: digits, fashion-mnist"):
+    with pytest.raises(
+        ValueError, match=r"'digit' \(did you mean 'digits'\?\); presets: digits, fashion-mnist, cifar10"
+    ):
         preset("digit")
 
 
@@ -112,3 +114,9 @@ def test_missing_and_undecodable_files(tmp_path):
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00\x01: [")
     with pytest.raises(ValueError, match="cannot be read"):
         read_config(tmp_path / "a.yaml")
+
+
+def test_a_folder_of_ones_own_says_which_data_it_is():
+    for data, same in (("fashion-mnist", True), ("imagefolder", False)):
+        a, b = (identity(to_dict(RunConfig(data=data, data_dir=folder))) for folder in ("a", "b"))
+        assert (a == b) == same

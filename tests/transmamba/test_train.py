@@ -51,7 +51,7 @@ TASK = ImageData("test", images_and_labels(20, 0), images_and_labels(12, 1), 3)
 
 def plan(shift=0, **options):
     optim = options.setdefault("optim", OptimConfig(learning_rate=1e-2))
-    augmentation = SimpleNamespace(shift=shift, optim=optim)
+    augmentation = SimpleNamespace(shift=shift, flip=False, optim=optim)
     defaults = {
         "stage": "test",
         "train": TASK.train,

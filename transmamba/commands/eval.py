@@ -24,7 +24,7 @@ class EvalOptions:
 
     Attributes:
         folder: Folder of a student (save_pretrained), of a run, or of a ViT or DeiT classifier of transformers.
-        data: Data set, "digits" or "fashion-mnist"; its test part is used.
+        data: Data set, "digits", "fashion-mnist", "cifar10" or "imagefolder"; its test part is used.
         data_dir: Folder of its files, where they are not in their usual place.
         image_size: Resize the images to so many pixels.
         channels: Repeat the grey channel so many times.

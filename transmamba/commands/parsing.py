@@ -14,7 +14,8 @@ from typing import Annotated, Any, TypeVar
 import torch
 import tyro
 
-from transmamba.config import PRESETS, RunConfig, preset, read_config
+from transmamba.config import PRESETS, RunConfig, preset
+from transmamba.config_file import read_config
 
 Parsed = TypeVar("Parsed")
 BAD_INPUT = (ValueError, TypeError, NotImplementedError, FileNotFoundError, FileExistsError, NotADirectoryError)
@@ -25,7 +26,7 @@ class Options:
     """Options of a run. Those of a preset count first, then those of a config file, then those given here.
 
     Attributes:
-        preset: Options to begin with: "digits" or "fashion-mnist".
+        preset: Options to begin with: "digits", "fashion-mnist" or "cifar10".
         config: YAML or JSON file with options, named as here; nested ones as mappings.
         overwrite: Replace the run that the folder holds.
         run: Options of the run.

@@ -19,7 +19,7 @@ from transmamba.teachers import Teacher, create_teacher
 if TYPE_CHECKING:
     from transmamba.config import RunConfig
 
-BACKGROUND = -1.0  # of both data sets: black
+BACKGROUND = -1.0  # black
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +89,10 @@ class ImageData(Task):
         return subset(self.train, fraction, seed)
 
     def augment(self, batch: Batch, config: Any) -> Batch:
-        """Shifted images, and smoothed labels."""
+        """Mirrored and shifted images, and smoothed labels."""
         images, labels = batch
-        return random_shift(images, config.shift), smooth(labels, self.num_classes, config.optim.label_smoothing)
+        images = random_shift(random_flip(images) if config.flip else images, config.shift)
+        return images, smooth(labels, self.num_classes, config.optim.label_smoothing)
 
     def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
         """Cross-entropy with class indices or probabilities."""
@@ -135,7 +136,7 @@ def load_images(
     image_size: int | None = None,
     channels: int | None = None,
 ) -> ImageData:
-    """Load ``"digits"`` or ``"fashion-mnist"``.
+    """Load one of :data:`DATASETS`, such as ``"digits"``.
 
     Args:
         name: One of :data:`DATASETS`.
@@ -144,13 +145,14 @@ def load_images(
         channels: Repeat the grey channel so many times, for teachers that expect colours.
 
     Raises:
-        ValueError: Unknown name, a damaged file, or a folder given for an embedded data set.
+        ValueError: Unknown name, a damaged file, a folder given for an embedded data set or missing for another, or
+            another number of channels than the 3 of a colour image.
         FileNotFoundError: A file is missing; the message says how to get it.
         ImportError: scikit-learn, which holds the digits, is not installed.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    arrays = DATASETS[name](None if folder is None else Path(folder))
+    arrays = DATASETS[name](None if folder is None else Path(folder), image_size)
     train_images, train_labels, test_images, test_labels = (torch.from_numpy(a) for a in arrays)
     train, test = (
         TensorDataset(_prepare(images, image_size, channels), labels.long())
@@ -160,11 +162,15 @@ def load_images(
 
 
 def _prepare(images: Tensor, size: int | None, channels: int | None) -> Tensor:
-    """``(n, size, size)`` from 0 to 1 into ``(n, channels, size, size)`` from -1 to 1."""
-    images = images.float().unsqueeze(1) * 2 - 1
+    """Images as in :data:`DATASETS` into ``(n, channels, size, size)``, float32 from -1 to 1."""
+    colour = images.dim() == 4
+    if colour and channels not in (None, 3):
+        raise ValueError(f"channels must be 3 for images in colour, got {channels}")
+    images = images.movedim(-1, 1) if colour else images.unsqueeze(1)
+    images = images * (2 / 255 if images.dtype == torch.uint8 else 2) - 1
     if size is not None and size != images.shape[-1]:
         images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    return images.repeat(1, channels or 1, 1, 1)
+    return images.contiguous() if colour else images.repeat(1, channels or 1, 1, 1)
 
 
 def subset(dataset: TensorDataset, fraction: float, seed: int) -> TensorDataset:
@@ -188,6 +194,12 @@ def smooth(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     if smoothing == 0:
         return labels
     return F.one_hot(labels, num_classes) * (1 - smoothing) + smoothing / num_classes
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirror half of ``images`` ``(batch, channels, H, W)`` left to right, by torch's RNG."""
+    chosen = torch.rand(len(images), 1, 1, 1, device="cpu").to(images.device) < 0.5
+    return torch.where(chosen, images.flip(-1), images)
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image data sets as arrays: what is embedded, and what is read from files."""
+"""Image data sets as arrays: what is embedded, what is read from files, and the list of all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from transmamba.tasks.colour_images import cifar10, image_folder
+
 FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
-def _digits(folder: Path | None) -> tuple[np.ndarray, ...]:
+def _digits(folder: Path | None, size: int | None) -> tuple[np.ndarray, ...]:
     """Handwritten digits, 1433 + 364 images of 8 x 8: ``load_digits`` of scikit-learn (BSD-3).
 
     They are the test part of "Optical Recognition of Handwritten Digits" of the UCI repository (CC BY 4.0). Every
@@ -33,7 +35,7 @@ def _digits(folder: Path | None) -> tuple[np.ndarray, ...]:
     return images[~test], labels[~test], images[test], labels[test]
 
 
-def _fashion_mnist(folder: Path | None) -> tuple[np.ndarray, ...]:
+def _fashion_mnist(folder: Path | None, size: int | None) -> tuple[np.ndarray, ...]:
     """Fashion-MNIST (Xiao et al., https://arxiv.org/abs/1708.07747; MIT), 60,000 + 10,000 images of 28 x 28."""
     folder = FASHION_MNIST_FOLDER if folder is None else folder
     arrays: list[np.ndarray] = []
@@ -80,7 +82,11 @@ def read_idx(path: str | Path) -> np.ndarray:
     return values.reshape(shape).copy()
 
 
-DATASETS: dict[str, Callable[[Path | None], tuple[np.ndarray, ...]]] = {
+# From the folder of the files and the wanted size to training and test images ``(n, H, W)`` or ``(n, H, W, 3)``, uint8
+# or float32 from 0 to 1, each with its labels. Only a loader whose images differ in size heeds the size.
+DATASETS: dict[str, Callable[[Path | None, int | None], tuple[np.ndarray, ...]]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
+    "cifar10": cifar10,
+    "imagefolder": image_folder,
 }

@@ -60,7 +60,9 @@ def test_images_are_made_to_fit_a_teacher(fashion):
 
 
 def test_unknown_or_missing_data(tmp_path):
-    with pytest.raises(ValueError, match="unknown data set 'mnist'; known: digits, fashion-mnist"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'mnist'; known: digits, fashion-mnist, cifar10, imagefolder"
+    ):
         load_images("mnist")
     with pytest.raises(FileNotFoundError, match=r"train-images-idx3-ubyte.*apt install .*--data-dir"):
         load_images("fashion-mnist", tmp_path)
