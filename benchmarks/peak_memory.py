@@ -26,13 +26,13 @@ def main(variant: str, shape: list[int]) -> None:
     tiny = (1, 16, 8, 16)
     step(run, make_inputs(tiny), torch.randn(tiny[:3]))
     inputs, upstream = make_inputs(shape), torch.randn(shape[:3])
-    before = _peak()
+    before = peak()
     step(run, inputs, upstream)
-    print((_peak() - before) / 2**20)
+    print((peak() - before) / 2**20)
 
 
-def _peak() -> int:
-    """Bytes. On Linux not from getrusage, whose peak a process inherits from the one that started it."""
+def peak() -> int:
+    """Of resident memory, in bytes. On Linux not from getrusage, whose peak a process inherits from the one that started it."""
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
