@@ -60,7 +60,7 @@ def prepare(config: RunConfig, overwrite: bool = False, task: Task | None = None
         check_tensorboard()
     task = load_task(config) if task is None else task
     student, teacher = _create_student(config, task), build_teacher(config, task)
-    Distiller(student, teacher, config.distill)
+    Distiller(student, teacher, config.distill, criterion=task.criterion)
     layer_map(config.subclone.layer_map, student.config.depth, teacher.depth)  # type: ignore[union-attr, arg-type]
     check_mixers(student, config.subclone.mixer)
     if config.subclone.ssm_from is not None:
@@ -169,8 +169,8 @@ class _Adaptation:
                     parameter.requires_grad_(roles[name].is_fresh)
             origin = digest([self.identity, before.checkpoint, self.taught.weights_hash])
             plan = _plan(self.config, self.task, stage, self.train, epochs, origin)
-            measure = partial(self.task.measure, distiller.student)
-            trainer = Trainer(plan, distiller, distiller.loss, measure, self.folder / f"{stage}.pt", self.watcher)
+            loss, measure = partial(self.task.distill, distiller), partial(self.task.measure, distiller.student)
+            trainer = Trainer(plan, distiller, loss, measure, self.folder / f"{stage}.pt", self.watcher)
             self._finish(stage, trainer.run(), parent, before.checkpoint)
         state = self._require(stage, parent, "report")[1]
         return self._distiller(options, state), _trained(self.task, state, len(self.train))
@@ -179,7 +179,7 @@ class _Adaptation:
         """A student beside its teacher, with the weights of a stage."""
         channels = self._require("init", "teacher", "distill")[1]["channels"]
         student = _create_student(self.config, self.task)
-        distiller = Distiller(student, self.taught.teacher, options, channels).to(self.device)
+        distiller = Distiller(student, self.taught.teacher, options, channels, self.task.criterion).to(self.device)
         distiller.load_state_dict(_weights(state))
         return distiller
 

@@ -10,37 +10,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from transmamba.checks import at_least, fraction, positive, within
 from transmamba.distill import DistillConfig, SubcloneConfig
+from transmamba.tasks.text import TextConfig
 
 OWN_DATA = ("imagefolder",)  # names of data that say nothing of which data it is; its folder does
 PRECISIONS = ("float32", "bfloat16")
-
-
-def _within(config: Any, low: float, high: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not low <= value <= high or value == math.inf:
-            allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-            raise ValueError(f"{name} must be {allowed}, got {value}")
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}")
-
-
-def _fraction(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) <= 1:
-            raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(config, name)}")
-
-
-def _at_least(config: Any, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +42,9 @@ class OptimConfig:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        _within(self, 0, math.inf, "weight_decay", "grad_clip")
-        _within(self, 0, 1, "final_rate", "warmup")
-        _positive(self, "learning_rate")
+        within(self, 0, math.inf, "weight_decay", "grad_clip")
+        within(self, 0, 1, "final_rate", "warmup")
+        positive(self, "learning_rate")
         for name in ("label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
@@ -112,10 +87,10 @@ class TeacherConfig:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "hidden_size", "layers", "heads", "patch_size", "epochs", "batch_size")
-        _at_least(self, 0, "shift", "seed")
-        _positive(self, "mlp_ratio")
-        _fraction(self, "fraction")
+        at_least(self, 1, "hidden_size", "layers", "heads", "patch_size", "epochs", "batch_size")
+        at_least(self, 0, "shift", "seed")
+        positive(self, "mlp_ratio")
+        fraction(self, "fraction")
         if self.hidden_size % self.heads:
             raise ValueError(f"heads must divide hidden_size {self.hidden_size}, got {self.heads}")
         if self.fine_tune and self.path is None:
@@ -127,8 +102,9 @@ class RunConfig:
     """One adaptation: data, teacher, student, and how long they learn.
 
     Attributes:
-        data: Data set, "digits", "fashion-mnist", "cifar10", or "imagefolder" for images of your own.
-        data_dir: Folder of its files, where they are not in their usual place.
+        data: Data set, "digits", "fashion-mnist", "cifar10", or "imagefolder" for images of your own; "text" for a
+            language model, "sentences" for a text encoder.
+        data_dir: Folder of its files, where they are not in their usual place; for the last two a text file.
         image_size: Resize the images to so many pixels.
         channels: Repeat the grey channel so many times.
         shift: Augmentation of student and scratch baseline: move the images by up to so many pixels.
@@ -150,6 +126,7 @@ class RunConfig:
         device: Where to compute, such as "cpu" or "cuda".
         tensorboard: Also write losses and figures for TensorBoard, into the run's folder.
         teacher: The Transformer.
+        text: How a text is read.
         subclone: What the student takes over from it.
         distill: How the student learns from it.
         optim: Optimiser of student and scratch baseline.
@@ -177,19 +154,20 @@ class RunConfig:
     device: str = "cpu"
     tensorboard: bool = False
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
     subclone: SubcloneConfig = dataclasses.field(default_factory=SubcloneConfig)
     distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs", "batch_size", "accumulate")
-        _at_least(self, 0, "shift", "seed", "warmup_epochs")
+        at_least(self, 1, "epochs", "batch_size", "accumulate")
+        at_least(self, 0, "shift", "seed", "warmup_epochs")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate must be at most batch_size = {self.batch_size}, got {self.accumulate}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        _at_least(self, 1, *(n for n in ("image_size", "channels", "threads") if getattr(self, n) is not None))
-        _fraction(self, "fraction", "scratch_fraction")
+        at_least(self, 1, *(n for n in ("image_size", "channels", "threads") if getattr(self, n) is not None))
+        fraction(self, "fraction", "scratch_fraction")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be below epochs = {self.epochs}, got {self.warmup_epochs}")
 
@@ -226,6 +204,25 @@ PRESETS = {
         batch_size=128,
         subclone=SubcloneConfig(early=4),
         teacher=TeacherConfig(patch_size=8, epochs=10, batch_size=128, shift=2, flip=True),
+    ),
+    "smollm2-enwik8": RunConfig(
+        data="text",
+        student="transmamba_lm_tiny",
+        student_options={"depth": 6, "bias": True},
+        epochs=8,
+        batch_size=4,
+        text=TextConfig(length=128, size=10_000_000, samples=64, test_samples=32),
+        subclone=SubcloneConfig(early=6),
+        distill=DistillConfig(calibration="linear", kappa=1.0, beta=0.5),
+    ),
+    "minilm-enwik8": RunConfig(
+        data="sentences",
+        student="transmamba_text_small",
+        epochs=8,
+        batch_size=32,
+        text=TextConfig(length=40, size=6_000_000, samples=500, test_samples=500),
+        subclone=SubcloneConfig(early=6),
+        distill=DistillConfig(calibration="linear", alpha=1.0, beta=1.0, kappa=0.0),
     ),
 }
 

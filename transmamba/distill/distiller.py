@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transmamba.distill.calibration import MODES, Calibration
@@ -23,6 +22,7 @@ from transmamba.distill.losses import (
     mean_cosine,
     official_loss,
     rescale,
+    task_loss,
 )
 from transmamba.distill.taps import Taps
 from transmamba.layers.parameters import without_weight_decay
@@ -97,6 +97,7 @@ class Distiller(nn.Module):
         config: A :class:`DistillConfig`.
         channels: ``SubcloneReport.channels``, so that the calibration starts with each student channel beside the
             teacher channel it was cloned from. Only felt when the widths differ.
+        criterion: The task's term, of the student's output and the labels.
 
     Raises:
         ValueError, TypeError: An argument does not fit the others; the message names it.
@@ -110,6 +111,7 @@ class Distiller(nn.Module):
         teacher: Teacher,
         config: DistillConfig | None = None,
         channels: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        criterion: Callable[[Tensor, Tensor], Tensor] = task_loss,
     ):
         super().__init__()
         config = DistillConfig() if config is None else config
@@ -119,6 +121,7 @@ class Distiller(nn.Module):
             raise TypeError(f"student must be a model with forward_features, got {type(student).__name__}")
         self.config = config
         self.student = student
+        self.criterion = criterion
         shape: Any = student.config
         official = config.weighting == "official"
         if config.kappa and not official and not teacher.num_classes:
@@ -184,10 +187,7 @@ class Distiller(nn.Module):
         zero, rows = logits.new_zeros(()), logits.flatten(0, -2)  # one row per image, or per token of a text
         task = zero
         if beta and labels is not None:
-            task = F.cross_entropy(
-                rows.to(torch.promote_types(rows.dtype, torch.float32)),
-                labels.flatten() if logits.dim() == 3 else labels,
-            )
+            task = self.criterion(logits, labels)
         kd = zero
         if kappa and seen is not None and seen.logits is not None:
             kd = kd_loss(rows, seen.logits.flatten(0, -2), config.temperature)

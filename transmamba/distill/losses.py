@@ -80,6 +80,17 @@ def learned_loss(cosine: Tensor, log_variance: Tensor) -> Tensor:
     return each.mean()
 
 
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, mean over the batch, of a text over its tokens.
+
+    Args:
+        logits: ``(batch, classes)``, of a text ``(batch, L, classes)``.
+        labels: Class indices ``(batch,)`` or probabilities ``(batch, classes)``; of a text ``(batch, L)``, -100 where
+            there is none.
+    """
+    return F.cross_entropy(_wide(logits.flatten(0, -2)), labels.flatten() if logits.dim() == 3 else labels)
+
+
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 2.0) -> Tensor:
     r"""Distillation of the logits, mean over the batch.
 

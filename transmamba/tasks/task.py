@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from transmamba.distill import Distiller
+from transmamba.distill.losses import task_loss
 from transmamba.teachers import Teacher
 
 if TYPE_CHECKING:
@@ -92,6 +94,14 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
         """The loss of plain training of a student, or of a teacher's own model, on one batch; a scalar."""
+
+    def criterion(self, output: Tensor, labels: Tensor) -> Tensor:
+        """The part of the distillation's loss that compares the student's output with the labels."""
+        return task_loss(output, labels)
+
+    def distill(self, distiller: Distiller, *batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The distiller's loss on one batch, behind which stands the part of the training that is done."""
+        return distiller.loss(*batch)
 
     @abstractmethod
     def measure(self, model: nn.Module) -> dict[str, float]:
