@@ -13,7 +13,8 @@ COMMANDS = {
     "adapt": "turn a Transformer into a Mamba: teacher, subcloning, distillation, comparison with a scratch baseline",
     "ablate": "compare variants of a run over seeds: less data, and each part of the method changed",
     "teach": "train or fine-tune a teacher alone",
-    "eval": "accuracy of a saved student or teacher",
+    "eval": "what a saved student or teacher reaches",
+    "generate": "text that a saved language model goes on with",
     "doctor": "versions and backends of this installation",
 }
 

@@ -211,7 +211,7 @@ PRESETS = {
         student_options={"depth": 6, "bias": True},
         epochs=8,
         batch_size=4,
-        text=TextConfig(length=128, size=10_000_000, samples=64, test_samples=32),
+        text=TextConfig(length=128, size=10_000_000, samples=32, test_samples=32),
         subclone=SubcloneConfig(early=6),
         distill=DistillConfig(calibration="linear", kappa=1.0, beta=0.5),
     ),

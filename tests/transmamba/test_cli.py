@@ -45,7 +45,7 @@ def test_help_version_and_unknown_commands(capsys):
     assert call(capsys, "adpat") == (
         2,
         "",
-        "transmamba: error: unknown command 'adpat'; commands: adapt, ablate, teach, eval, doctor\n",
+        "transmamba: error: unknown command 'adpat'; commands: adapt, ablate, teach, eval, generate, doctor\n",
     )
 
 
@@ -104,9 +104,9 @@ def test_adapt_then_eval_then_again(small, capsys):
 
     code, evaluated, _ = call(capsys, "eval", "runs/digits-seed3")
     assert code == 0
-    assert evaluated.startswith(f"accuracy {metrics['results']['adapted']['accuracy']:.2%} (")
+    assert evaluated.startswith(f"accuracy {metrics['results']['adapted']['accuracy']:.2%} on ")
     code, evaluated, _ = call(capsys, "eval", metrics["teacher"]["folder"])
-    assert evaluated.startswith(f"accuracy {metrics['results']['teacher']['accuracy']:.2%} (")
+    assert evaluated.startswith(f"accuracy {metrics['results']['teacher']['accuracy']:.2%} on ")
 
     code, _, err = call(capsys, "adapt", "--config", "small.json", "--seed", "3")
     assert code == 2

@@ -21,8 +21,8 @@ from transmamba.config_file import read_config
 
 
 def test_presets():
-    assert set(PRESETS) == {"digits", "fashion-mnist", "cifar10"}
-    assert all(config.data == name for name, config in PRESETS.items())
+    assert list(PRESETS) == ["digits", "fashion-mnist", "cifar10", "smollm2-enwik8", "minilm-enwik8"]
+    assert [config.data for config in PRESETS.values()] == [*list(PRESETS)[:3], "text", "sentences"]
     assert preset("digits").folder == Path("runs/digits-seed0")
     assert dataclasses.replace(preset("digits"), seed=4, out_dir="x/y").folder == Path("x/y")
     with pytest.raises(

@@ -26,7 +26,7 @@ class Options:
     """Options of a run. Those of a preset count first, then those of a config file, then those given here.
 
     Attributes:
-        preset: Options to begin with: "digits", "fashion-mnist" or "cifar10".
+        preset: Options to begin with: "digits", "fashion-mnist", "cifar10", "smollm2-enwik8" or "minilm-enwik8".
         config: YAML or JSON file with options, named as here; nested ones as mappings.
         overwrite: Replace the run that the folder holds.
         run: Options of the run.

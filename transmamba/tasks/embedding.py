@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,13 +81,14 @@ class EmbeddingData(Task):
     Attributes:
         name: Of the text's file.
         train, test: :class:`Sentences`; the held-out ones are the last of the text.
-        teacher: Whose embeddings they have.
+        teacher, tokenizer: Whose embeddings and tokens they have.
     """
 
     name: str
     train: Sentences
     test: Sentences
     teacher: Teacher
+    tokenizer: Any
     metric: Metric = dataclasses.field(default_factory=lambda: Metric("cosine", ".4f"))
     unit: str = "sentences"
 
@@ -139,6 +141,10 @@ class EmbeddingData(Task):
         wanted = torch.cat([embeddings for *_, embeddings in batches])
         return {"cosine": F.cosine_similarity(own, wanted, dim=-1).mean().item(), "agreement": agreement(own, wanted)}
 
+    def keep(self, folder: Path) -> None:
+        """Write the tokenizer, which ``AutoTokenizer`` of transformers reads."""
+        self.tokenizer.save_pretrained(folder)
+
     def inputs(self, dataset: Any, count: int) -> list[Tensor]:
         """Sentences that fill their row, up to ``count`` of them, in batches of 32."""
         length = int(dataset.mask.sum(1).float().mean())
@@ -175,4 +181,4 @@ def load_sentences(config: RunConfig) -> EmbeddingData:
     read = tokenizer(found, padding=True, truncation=True, max_length=options.length, return_tensors="pt")
     ids, mask = read["input_ids"], read["attention_mask"]
     train = Sentences(ids[:-test], mask[:-test], teacher, options.samples)
-    return EmbeddingData(path.name, train, Sentences(ids[-test:], mask[-test:], teacher), teacher)
+    return EmbeddingData(path.name, train, Sentences(ids[-test:], mask[-test:], teacher), teacher, tokenizer)

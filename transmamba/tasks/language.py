@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class LanguageData(Task):
         name: Of the text's file.
         train: :class:`Windows` of it.
         test: Windows one behind the other, from its end.
-        teacher: Whose tokens these are.
+        teacher, tokenizer: Whose tokens these are.
         bytes_per_token: Of the held-out part.
     """
 
@@ -62,6 +63,7 @@ class LanguageData(Task):
     train: Windows
     test: TensorDataset
     teacher: Teacher
+    tokenizer: Any
     bytes_per_token: float
     metric: Metric = dataclasses.field(default_factory=lambda: Metric("perplexity", ".2f", higher_is_better=False))
     unit: str = "windows"
@@ -107,6 +109,10 @@ class LanguageData(Task):
         mean = sum(losses) / len(ids)
         return {"perplexity": math.exp(mean), "bits_per_byte": mean / math.log(2) / self.bytes_per_token}
 
+    def keep(self, folder: Path) -> None:
+        """Write the tokenizer, which ``AutoTokenizer`` of transformers reads."""
+        self.tokenizer.save_pretrained(folder)
+
     def inputs(self, dataset: Any, count: int) -> list[Tensor]:
         """A few windows from all over the text, in batches of about a thousand tokens, at most eight of these."""
         step = max(1, _TOKENS // self.train.length)
@@ -145,5 +151,6 @@ def load_language(config: RunConfig) -> LanguageData:
         train=Windows(rest, length, options.samples or len(rest) // length),
         test=TensorDataset(held_out[:-1].view(-1, length), held_out[1:].view(-1, length)),
         teacher=teacher,
+        tokenizer=tokenizer,
         bytes_per_token=written / (test - 1),
     )

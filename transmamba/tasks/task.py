@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
@@ -106,6 +107,9 @@ class Task(ABC):
     @abstractmethod
     def measure(self, model: nn.Module) -> dict[str, float]:
         """What ``model``, a student or a teacher, reaches on the test data; :attr:`metric` is among it."""
+
+    def keep(self, folder: Path) -> None:  # noqa: B027, most tasks have nothing
+        """Write into a student's folder what it needs beside its weights to be used."""
 
     @abstractmethod
     def inputs(self, dataset: Any, count: int) -> list[Tensor]:

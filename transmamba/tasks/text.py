@@ -99,12 +99,24 @@ def load_reader(path: str | None) -> tuple[Teacher, Any]:
     teacher = create_teacher(path)
     if teacher.spec.inputs != "input_ids":
         raise ValueError(f"the teacher must read text, got {type(teacher.model).__name__}")
-    from transformers import AutoTokenizer
+    return teacher, load_tokenizer(path)
 
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer of transformers that lies in ``folder``, or has this hub name.
+
+    Raises:
+        ValueError: There is none.
+        ImportError: transformers is not installed.
+    """
     try:
-        return teacher, AutoTokenizer.from_pretrained(path)
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError('tokenizers need transformers: pip install "transmamba[adapt]"') from error
+    try:
+        return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # of many types; each means that there is no usable tokenizer
-        raise ValueError(f"teacher {path}: its tokenizer cannot be loaded by transformers: {error}") from error
+        raise ValueError(f"{folder}: its tokenizer cannot be loaded by transformers: {error}") from error
 
 
 def tokenize(path: Path, size: int | None, tokenizer: Any, cache: Path) -> np.ndarray:

@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 import transformers
 
 from transmamba.adapt import adapt, prepare
+from transmamba.cli import main
 from transmamba.config import RunConfig, TeacherConfig
 from transmamba.distill import DistillConfig
 from transmamba.models import load_pretrained
@@ -79,7 +80,7 @@ def options(folder, kind, **changes):
 
 
 @pytest.mark.parametrize(("kind", "other"), [("text", "bits_per_byte"), ("sentences", "agreement")])
-def test_a_whole_run(folder, kind, other):
+def test_a_whole_run_and_what_can_be_done_with_its_student(folder, kind, other, capsys):
     config = options(folder, kind)
     metrics = adapt(prepare(config))
     name, results = metrics["metric"]["name"], metrics["results"]
@@ -89,6 +90,18 @@ def test_a_whole_run(folder, kind, other):
     task, student = load_task(config), load_pretrained(config.folder / "student")
     assert task.measure(student)[name] == pytest.approx(results["adapted"][name])
     assert (config.folder / "curves.png").is_file()
+    text = ["--text.length", "8", "--text.test-samples", "12"]
+    where = ["--data", kind, "--data-dir", config.data_dir, "--teacher", config.teacher.path]
+    assert main(["eval", str(config.folder), *where, *text]) == 0
+    assert f"{name} {task.metric.text(results['adapted'][name])}, {other} " in capsys.readouterr().out
+    code = main(["generate", str(config.folder), "The cat", "--max-new-tokens", "3"])
+    printed = capsys.readouterr()
+    if kind == "text":
+        assert code == 0
+        assert printed.out.startswith("The cat ")
+    else:
+        assert code == 2
+        assert "which is no language model" in printed.err
 
 
 def test_windows_are_drawn_from_the_text_and_the_end_is_held_out(folder):
