@@ -55,7 +55,7 @@ def main() -> int:
     mean = {name: _mean([row[name] for row in rows]) for name in rows[0] if name != "seed"}
     content = {
         "what": "adapted student against scratch baseline on the digits, last-epoch test accuracy",
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "versions": versions(),
         "config": {name: value for name, value in to_dict(config).items() if name not in ("seed", "out_dir")},
         "seeds": rows,
@@ -112,7 +112,8 @@ def _mean(values: list[float | None]) -> float | None:
     return statistics.fmean(known) if len(known) == len(values) else None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the operating system calls this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

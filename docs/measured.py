@@ -15,6 +15,8 @@ from benchmarks.gpu import floors
 from benchmarks.gpu.chip import H200
 from benchmarks.gpu.test_selective_scan import TARGETS as GPU_TARGETS
 from benchmarks.rows import Row, load
+from transmamba.report import first_reaching
+from transmamba.tasks import Metric
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -22,6 +24,7 @@ FIGURES = ROOT / "docs" / "figures.md"
 GPU = ROOT / "docs" / "gpu_kernels.md"
 RESULTS = ROOT / "benchmarks" / "results"
 ADAPTATION = "adapt_digits"  # a table of its own; every other section is named after an op, or for all of them:
+LANGUAGE = ("text", "sentences")  # runs on text, a table each
 TARGETS = "targets"  # everything that was set out to be reached
 BESIDE_OTHERS = "beside others"  # of that, what compares with other libraries
 OPENS, CLOSES = "<!-- measured: {section} -->\n", "<!-- end of measured -->"
@@ -56,6 +59,9 @@ def _text(section: str, results: Path) -> str:
     adaptation = results / f"{ADAPTATION}.json"
     if section == ADAPTATION:
         return _adaptation(json.loads(adaptation.read_text())) if adaptation.exists() else ""
+    if section in LANGUAGE:
+        found = results / "language" / f"{section}.json"
+        return _run_on_text(json.loads(found.read_text())) if found.exists() else ""
     speeds = sorted(set(results.glob("*.json")) - {adaptation})
     return "\n".join(table for path in speeds if (table := _table(section, *load(path))))
 
@@ -102,6 +108,36 @@ def _adaptation(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _run_on_text(content: dict) -> str:
+    config, results, metric = content["config"], content["results"], Metric(**content["metric"])
+    last = results["adapted"]["history"][-1]
+    other = next(name for name in ("bits_per_byte", "agreement") if name in last)
+    batch = config["batch_size"]
+    lines = [
+        f"{results['adapted']['steps']} steps of {batch} {content['data']['unit']}, each trained on one thread of "
+        f"{content['machine']['processor']}; held out: {content['data']['test']} {content['data']['unit']}.",
+        "",
+        f"| | {metric.name} | {other.replace('_', ' ')} | parameters | seconds |",
+        "|---|---:|---:|---:|---:|",
+        f"| teacher | {metric.text(results['teacher'][metric.name])} | | {results['teacher']['parameters']:,} | |",
+    ]
+    for name in ("scratch", "adapted"):
+        row, reached = results[name], results[name]["history"][-1]
+        what = f"{config['student']} from scratch" if name == "scratch" else "the same, adapted"
+        lines.append(
+            f"| {what} | {metric.text(reached[metric.name])} | {reached[other]:.3f} | {row['parameters']:,} "
+            f"| {row['seconds']:.0f} |"
+        )
+    first = first_reaching(results["adapted"]["history"], results["scratch"][metric.name], metric)
+    lines += [
+        "",
+        f"The adapted student reaches what scratch ends with after {first['step']} steps."
+        if first
+        else "The adapted student does not become as good as the one from scratch.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _table(section: str, machine: dict[str, Any], rows: list[Row]) -> str:
     device = "gpu" if section.endswith(ON_A_GPU) else "cpu"
     section, rows = section.removesuffix(ON_A_GPU), [row for row in rows if row.device == device]
@@ -138,6 +174,7 @@ def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
     pages = {README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU], FIGURES: [TARGETS]}
+    pages[ROOT / "docs" / "language.md"] = list(LANGUAGE)
     pages |= {GPU: [FLOORS, *(op + ON_A_GPU for op in ops())], **{page_of(op): [op] for op in ops()}}
     for page, sections in pages.items():
         old = new = page.read_text()
