@@ -8,6 +8,7 @@ from tests.tolerances import assert_all_close
 from tests.transmamba_kernels.bidirectional_scan import cases as bidirectional
 from tests.transmamba_kernels.cross_mamba import cases as cross
 from tests.transmamba_kernels.multi_scan import cases as multi
+from tests.transmamba_kernels.selective_scan.cases import coefficients
 from tests.transmamba_kernels.sequences import on
 from transmamba_kernels import cross_mamba, scan_orders
 
@@ -39,6 +40,13 @@ def test_multi_scan_coefficients(target, B_kind):
     assert_all_close(
         multi.run(inputs, target.backend, device=target.device), multi.run(inputs, "oracle"), torch.float32
     )
+
+
+def test_directions_with_other_groups(target):
+    inputs = bidirectional.make_inputs(1, 6, 5, 3, own=("B",))
+    inputs["B_reverse"] = coefficients("groups", 1, 6, 3, 5, groups=2)
+    expected = bidirectional.run(inputs, "reference", dtype=torch.float64)
+    assert_all_close(bidirectional.run(inputs, target.backend, device=target.device), expected, torch.float32)
 
 
 @pytest.mark.parametrize(
