@@ -32,7 +32,7 @@ def main(variant: str, shape: list[int]) -> None:
 
 
 def peak() -> int:
-    """Of resident memory, in bytes. On Linux not from getrusage, whose peak a process inherits from the one that started it."""
+    """Of resident memory, in bytes; on Linux not from getrusage, whose peak a process inherits from its parent."""
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)

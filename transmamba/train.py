@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from transmamba import processes
 from transmamba.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from transmamba.config import OptimConfig
+from transmamba.interrupt import Interrupted, ctrl_c
 from transmamba.optim import Ema, create_optimizer, learning_rate
 from transmamba.tasks.task import Batch, Dataset, Metric
 
@@ -28,10 +27,6 @@ Loss = Callable[..., "tuple[Tensor, dict[str, Tensor]]"]
 
 class TrainingError(RuntimeError):
     """The training cannot go on; the message says why and what can be done."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed, and the training was saved."""
 
 
 class Watcher(Protocol):
@@ -166,7 +161,7 @@ class Trainer:
         # The loader draws a seed of its own on every start: from elsewhere, or a resumed run would draw one more.
         data: Any = plan.train
         loader: DataLoader[Batch] = DataLoader(data, sampler=self.sampler, batch_size=None, generator=torch.Generator())
-        with _ctrl_c() as pressed:
+        with ctrl_c() as pressed:
             while self.step < plan.steps:
                 began = time.perf_counter()
                 self.sampler.epoch, self.sampler.position = divmod(self.step, plan.steps_per_epoch)
@@ -305,22 +300,3 @@ def plain(loss: Callable[..., Tensor]) -> Loss:
 
 def _shared(state: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
     return {name: processes.shared_like(value, own[name]) for name, value in state.items()}
-
-
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[list[bool]]:
-    """Yield a list that Ctrl-C fills, so that the loop can end its step; a second Ctrl-C stops at once."""
-    pressed: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-
-    def note(_signal: int, _frame: Any) -> None:
-        pressed.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

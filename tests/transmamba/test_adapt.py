@@ -17,9 +17,9 @@ from transmamba.adapt import adapt, prepare
 from transmamba.checkpoint import CheckpointError, load_checkpoint, read_manifest
 from transmamba.config import TeacherConfig
 from transmamba.distill import DistillConfig, SubcloneConfig
+from transmamba.interrupt import Interrupted
 from transmamba.models import create_model, load_pretrained
 from transmamba.tasks import accuracy, load_images
-from transmamba.train import Interrupted
 
 
 class PressAt:

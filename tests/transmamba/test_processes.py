@@ -12,7 +12,7 @@ import torch
 
 from transmamba import processes
 from transmamba.checkpoint import load_checkpoint
-from transmamba.commands.parsing import BadInputError, parse_run
+from transmamba.commands.parsing import BadInputError, Options, parse_run
 
 SMALL = {
     "epochs": 2,
@@ -113,7 +113,7 @@ def test_shares(monkeypatch):
 def test_what_accelerate_asks_for(monkeypatch):
     pytest.importorskip("tyro")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert parse_run([], "adapt").run.precision == "bfloat16"
+    assert parse_run([], "adapt", Options).run.precision == "bfloat16"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(BadInputError, match="--mixed_precision must be no or bf16, got fp16"):
-        parse_run([], "adapt")
+        parse_run([], "adapt", Options)

@@ -15,8 +15,9 @@ from torch.utils.data import TensorDataset
 
 from transmamba.checkpoint import CheckpointError, load_checkpoint
 from transmamba.config import OptimConfig
+from transmamba.interrupt import Interrupted
 from transmamba.tasks import ImageData
-from transmamba.train import EpochSampler, Interrupted, Plan, Trainer, TrainingError
+from transmamba.train import EpochSampler, Plan, Trainer, TrainingError
 
 
 class Watch:

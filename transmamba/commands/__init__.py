@@ -12,7 +12,8 @@ from transmamba import processes
 from transmamba.checkpoint import CheckpointError
 from transmamba.cli import fail
 from transmamba.commands.parsing import BadInputError, reason
-from transmamba.train import Interrupted, TrainingError
+from transmamba.interrupt import Interrupted
+from transmamba.train import TrainingError
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
