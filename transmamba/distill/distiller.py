@@ -173,7 +173,7 @@ class Distiller(nn.Module):
             raise ValueError(f"progress must be from 0 to 1, got {progress}")
         config = self.config
         official = config.weighting == "official"
-        alpha = 1.0 if official else config.alpha * self._remaining(progress)
+        alpha = 1.0 if official else config.alpha * self.remaining(progress)
         beta, kappa = (1.0, 0.0) if official else (config.beta, config.kappa)
         if labels is None and beta:
             raise ValueError("labels are needed unless beta is 0")
@@ -193,18 +193,32 @@ class Distiller(nn.Module):
             kd = kd_loss(rows, seen.logits.flatten(0, -2), config.temperature)
         feature, cosines = zero, dict[str, Tensor]()
         if taps is not None and seen is not None:
-            mask = None if attention_mask is None else attention_mask.bool()
-            feature, cosines = self._feature_loss(taps, seen.features, seen.grid, mask)
+            feature, cosines = self.feature_loss(taps, seen.features, seen.grid, attention_mask)
         total = beta * task + alpha * feature + kappa * kd
         metrics = {"total": total, "task": task, "feature": feature, "kd": kd, **cosines, "logits": logits}
         return total, {name: value.detach() for name, value in metrics.items()}
 
-    def _feature_loss(
-        self, taps: Taps, features: list[Tensor], grid: tuple[int, ...] | None, mask: Tensor | None
+    def feature_loss(
+        self,
+        taps: Taps,
+        features: list[Tensor],
+        grid: tuple[int, ...] | None,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The feature term alone, for a task with a loss of its own: weighted, but not yet by alpha.
+
+        Args:
+            taps: What the student's ``forward_features`` recorded.
+            features, grid: As in :class:`transmamba.teachers.teacher.TeacherOutput`.
+            attention_mask: As in :meth:`loss`.
+
+        Returns:
+            The scalar, and ``cosine_<direction>`` (mean over layers).
+        """
         # Student layers that share a teacher layer, grid and width share a target, resampled and normalised once.
         grids: list[Any] = self.student.grids  # type: ignore[assignment]
         wanted = list(zip(self.layer_map, grids, self.calibration.widths, strict=True))
+        mask = None if attention_mask is None else attention_mask.bool()
         counted = (lambda f: f) if mask is None else (lambda f: f[mask])  # the tokens, all in one row
         shared = {
             key: counted(self.calibration.teacher(features[key[0]], grid, key[1], wanted.index(key)))
@@ -242,7 +256,8 @@ class Distiller(nn.Module):
             self.layer_weights.lerp_(new.to(self.layer_weights.dtype), 1 - config.ema)
         return torch.stack([rescale(w) for w in self.layer_weights]).to(cosine.dtype)
 
-    def _remaining(self, progress: float) -> float:
+    def remaining(self, progress: float) -> float:
+        """What ``alpha_decay`` has left of alpha when ``progress`` of the training is done."""
         decay = self.config.alpha_decay
         return min(1.0, (1 - progress) / decay) if decay else 1.0
 

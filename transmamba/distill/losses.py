@@ -111,6 +111,40 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     return temperature**2 * F.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
 
+def contrastive_loss(similarity: Tensor) -> Tensor:
+    r"""Symmetric contrastive loss (InfoNCE) of a batch of pairs, a scalar.
+
+    .. math:: -\frac{1}{2n} \sum_i \Big(\log \frac{e^{s_{ii}}}{\sum_j e^{s_{ij}}}
+        + \log \frac{e^{s_{ii}}}{\sum_j e^{s_{ji}}}\Big)
+
+    Figure 3 of Radford et al., "CLIP" (https://arxiv.org/abs/2103.00020), after van den Oord et al.
+    (https://arxiv.org/abs/1807.03748), eq. 4.
+
+    Args:
+        similarity: Of every text to every video, already divided by the temperature, ``(n, n)``; pairs stand on the
+            diagonal.
+    """
+    if similarity.dim() != 2 or similarity.shape[0] != similarity.shape[1]:
+        raise ValueError(f"similarity must be square, got {tuple(similarity.shape)}")
+    wide = _wide(similarity)
+    pairs = torch.arange(len(wide), device=wide.device)
+    return (F.cross_entropy(wide, pairs) + F.cross_entropy(wide.t(), pairs)) / 2
+
+
+def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Distillation of the similarities of a batch of pairs, from text to video and from video to text, a scalar.
+
+    .. math:: \tfrac{1}{2} \big(\mathrm{KL}(p_T \| p_S) + \mathrm{KL}(q_T \| q_S)\big)
+
+    with the softmax ``p`` over the rows and ``q`` over the columns: affinity mimicking, eq. 3 of Wu et al., "TinyCLIP"
+    (https://arxiv.org/abs/2309.12314). No gradient reaches the teacher.
+
+    Args:
+        student, teacher: Similarities, each divided by its own temperature, ``(n, n)``.
+    """
+    return (kd_loss(student, teacher, 1.0) + kd_loss(student.t(), teacher.t(), 1.0)) / 2
+
+
 def channel_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
     r"""Soft cross-entropy over feature channels, mean over batch and tokens.
 

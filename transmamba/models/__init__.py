@@ -3,10 +3,11 @@
 from transmamba.models.language import InferenceParams, MambaLM, MambaLMConfig
 from transmamba.models.plainmamba import PlainMamba, PlainMambaConfig
 from transmamba.models.pretrained import load_pretrained, save_pretrained
-from transmamba.models.registry import create_model, list_models, register_model
+from transmamba.models.registry import create_model, default_config, list_models, register_model
 from transmamba.models.roles import Role
 from transmamba.models.student import Student
 from transmamba.models.text_encoder import MambaTextEncoder, MambaTextEncoderConfig
+from transmamba.models.video_text import VideoText, VideoTextConfig
 from transmamba.models.videomamba import VideoMamba, VideoMambaConfig
 from transmamba.models.vim import Vim, VimConfig
 from transmamba.models.vmamba import VMamba, VMambaConfig
@@ -25,9 +26,12 @@ __all__ = [
     "VMambaConfig",
     "VideoMamba",
     "VideoMambaConfig",
+    "VideoText",
+    "VideoTextConfig",
     "Vim",
     "VimConfig",
     "create_model",
+    "default_config",
     "list_models",
     "load_pretrained",
     "register_model",

@@ -40,11 +40,8 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         ValueError: Unknown name, or a value that the config refuses.
         TypeError: A field that the config does not have.
     """
-    if name not in _models:
-        close = difflib.get_close_matches(str(name), _models, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown model {name!r}{hint} Known: {', '.join(list_models())}")
-    build, config = _models[name]
+    config = default_config(name)
+    build, _ = _models[name]
     fields = [f.name for f in dataclasses.fields(config)]
     unknown = sorted(set(overrides) - set(fields))
     if unknown:
@@ -52,6 +49,19 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
     model = build(dataclasses.replace(config, **overrides))
     model.name = name  # type: ignore[assignment]
     return model
+
+
+def default_config(name: str) -> Any:
+    """The config of a registered model before any overrides.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if name not in _models:
+        close = difflib.get_close_matches(str(name), _models, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown model {name!r}{hint} Known: {', '.join(list_models())}")
+    return _models[name][1]
 
 
 def list_models() -> list[str]:

@@ -7,7 +7,7 @@ State-dict names are those of the published checkpoints.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class VideoMambaConfig:
         d_state, d_conv, expand: Of the mixers.
         mlp_ratio: Hidden units of the MLP over ``d_model``; 0 for no MLP, as published.
         norm, norm_eps: ``"rms"`` (published) or ``"layer"``, which a ViT's norms can be copied into.
+        embedding_norm: Normalise the embedded tokens, as CLIP does and the published models do not.
         class_token: ``"head"`` of the sequence (published), or ``"none"``: mean over the tokens.
         order: ``"space_first"`` (published), frame by frame, or ``"time_first"``, place by place.
         if_divide_out: Halve the sum of the two directions; the published models do not.
@@ -61,6 +62,7 @@ class VideoMambaConfig:
     mlp_ratio: float = 0.0
     norm: str = "rms"
     norm_eps: float = 1e-5
+    embedding_norm: bool = False
     class_token: str = "head"
     order: str = "space_first"
     if_divide_out: bool = False
@@ -89,7 +91,11 @@ class VideoMambaConfig:
 class VideoMamba(Student):
     """Tubelets, positions, blocks, norm, head: ``(batch, in_channels, frames, H, W)`` to ``(batch, num_classes)``."""
 
-    outside = Vim.outside
+    outside: ClassVar[dict[str, str]] = {
+        **Vim.outside,
+        "norm_e.weight": "embedding_norm_weight",
+        "norm_e.bias": "embedding_norm_bias",
+    }
     to_time_first: Tensor | None
     to_space_first: Tensor | None
 
@@ -110,6 +116,7 @@ class VideoMamba(Student):
         permuted = config.order == "time_first"
         self.register_buffer("to_time_first", order[0] if permuted else None, persistent=False)
         self.register_buffer("to_space_first", scan_orders.inverse(order)[0] if permuted else None, persistent=False)
+        self.norm_e = create_norm(config.norm, d, config.norm_eps) if config.embedding_norm else None
         blocks = bidirectional_blocks(config)
         self.directions = blocks[0].directions
         self.layers = nn.ModuleList(blocks)
@@ -134,6 +141,8 @@ class VideoMamba(Student):
             x = x[:, self.to_time_first]
         if self.cls_token is not None:
             x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1), x], dim=1)
+        if self.norm_e is not None:
+            x = self.norm_e(x)
         for i, layer in enumerate(self.layers):
             x = run_block(layer, x, i, taps, self._visual)
         x = x.to(self.norm_f.weight.dtype)

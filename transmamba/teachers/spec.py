@@ -139,6 +139,7 @@ def _clip(base: str, vision: bool) -> TeacherSpec:
         norm2=f"{layer}.layer_norm2",
         fc1=f"{layer}.mlp.fc1",
         fc2=f"{layer}.mlp.fc2",
+        embedding_norm=f"{base}pre_layrnorm" if vision else "",
         final_norm=f"{base}post_layernorm" if vision else f"{base}final_layer_norm",
         patch=f"{base}embeddings.patch_embedding" if vision else "",
         embedding="" if vision else f"{base}embeddings.token_embedding",

@@ -106,14 +106,17 @@ class Teacher(nn.Module):
             features = [f.unflatten(0, (-1, frames)).flatten(1, 2) for f in each.features]
             logits = None if each.logits is None else each.logits.unflatten(0, (-1, frames)).mean(1)
             return TeacherOutput(logits, features, (frames, *each.grid))
-        with self._taps() as features:
+        with self.taps() as features:
             masked = {} if attention_mask is None else {"attention_mask": attention_mask}
             logits = getattr(self.model(**{self.spec.inputs: images}, **masked), "logits", None)
         return TeacherOutput(logits, [f[:, self.spec.special_tokens :] for f in features], self.grid)
 
     @contextmanager
-    def _taps(self) -> Iterator[list[Tensor]]:
-        """Collect every block's output; the hooks return nothing, so they change nothing, and are gone afterwards."""
+    def taps(self) -> Iterator[list[Tensor]]:
+        """Collect every block's output, special tokens included, while the model is called.
+
+        The hooks return nothing, so they change nothing, and are gone afterwards.
+        """
         features: list[Tensor] = []
 
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -166,7 +169,7 @@ def create_teacher(source: Any, spec: TeacherSpec | None = None) -> Teacher:
     if isinstance(source, nn.Module):
         return Teacher(source, spec)
     if isinstance(source, (str, os.PathLike)):
-        return Teacher(_load(source), spec)
+        return Teacher(load_model(source, _CLASSES), spec)
     transformers = _transformers()
     if isinstance(source, transformers.PretrainedConfig):
         if source.model_type not in _CLASSES:
@@ -189,7 +192,12 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load(source: str | os.PathLike[str]) -> nn.Module:
+def load_model(source: str | os.PathLike[str], known: dict[str, tuple[str, ...]]) -> nn.Module:
+    """Load a saved model of transformers, as the class that ``known`` names for its type of config.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: As of :func:`create_teacher`.
+    """
     path = Path(source)
     if not path.exists() and (isinstance(source, os.PathLike) or path.is_absolute() or source.count("/") != 1):
         raise FileNotFoundError(f"teacher {str(source)!r}: no such folder, and not a hub name like 'owner/model'")
@@ -200,7 +208,7 @@ def _load(source: str | os.PathLike[str]) -> nn.Module:
         with no_progress_bars():
             config = transformers.AutoConfig.from_pretrained(source)
             # Other types: what a user's own spec fits. The Auto class would drop the second head of a distilled DeiT.
-            classes = _CLASSES.get(config.model_type, ("AutoModel",))
+            classes = known.get(config.model_type, ("AutoModel",))
             named = (config.architectures or classes)[0]
             return getattr(transformers, named if named in classes else classes[0]).from_pretrained(source)
     except Exception as error:  # transformers raises many types here; each means that this is no usable teacher
