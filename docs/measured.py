@@ -23,8 +23,10 @@ README = ROOT / "README.md"
 FIGURES = ROOT / "docs" / "figures.md"
 GPU = ROOT / "docs" / "gpu_kernels.md"
 RESULTS = ROOT / "benchmarks" / "results"
-ADAPTATION = "adapt_digits"  # a table of its own; every other section is named after an op, or for all of them:
-LANGUAGE = ("text", "sentences")  # runs on text, a table each
+RETRIEVAL = ROOT / "docs" / "retrieval.md"
+ADAPTATION = "adapt_digits"  # tables of their own; every other section is named after an op, or for all of them:
+RETRIEVED = "moving-mnist"
+LANGUAGE = ("text", "sentences")  # runs on text
 TARGETS = "targets"  # everything that was set out to be reached
 BESIDE_OTHERS = "beside others"  # of that, what compares with other libraries
 OPENS, CLOSES = "<!-- measured: {section} -->\n", "<!-- end of measured -->"
@@ -56,13 +58,12 @@ def fill(page: str, section: str, results: Path = RESULTS) -> str:
 def _text(section: str, results: Path) -> str:
     if section == FLOORS:
         return _floors()
-    adaptation = results / f"{ADAPTATION}.json"
-    if section == ADAPTATION:
-        return _adaptation(json.loads(adaptation.read_text())) if adaptation.exists() else ""
-    if section in LANGUAGE:
-        found = results / "language" / f"{section}.json"
-        return _run_on_text(json.loads(found.read_text())) if found.exists() else ""
-    speeds = sorted(set(results.glob("*.json")) - {adaptation})
+    trained = {ADAPTATION: ("adapt_digits.json", _adaptation), RETRIEVED: ("retrieval.json", _retrieval)}
+    trained |= {name: (f"language/{name}.json", _run_on_text) for name in LANGUAGE}
+    if section in trained:
+        name, table = trained[section]
+        return table(json.loads((results / name).read_text())) if (results / name).exists() else ""
+    speeds = sorted(set(results.glob("*.json")) - {results / name for name, _ in trained.values()})
     return "\n".join(table for path in speeds if (table := _table(section, *load(path))))
 
 
@@ -138,6 +139,29 @@ def _run_on_text(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _retrieval(content: dict) -> str:
+    config, machine = content["config"], content["machine"]
+    lines = [
+        f"Seeds {', '.join(str(row['seed']) for row in content['seeds'])} (`python -m benchmarks.retrieval`), "
+        f"{config['epochs']} epochs of {config['train_clips']} clips, {config['test_clips']} held-out clips, on "
+        f"{machine['threads']} thread of {machine['cpu']}, torch {machine['torch']}, commit `{machine['commit']}`:",
+        "",
+        "| seed | | steps | R@1 | R@5 | R@10 | median rank | mean rank | R@1, video to text | its median rank |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    names = {
+        "teacher": "CLIP, mean over frames",
+        "scratch": "Mamba from scratch",
+        "adapted": "the same Mamba, adapted",
+    }
+    shown = ("R@1", "R@5", "R@10", "median rank", "mean rank", "video to text R@1", "video to text median rank")
+    for row in content["seeds"]:
+        for name, what in names.items():
+            figures = [f"{row[name][key]:{'.1%' if 'R@' in key else '.4g'}}" for key in shown]
+            lines.append("| " + " | ".join([str(row["seed"]), what, str(row[name].get("steps", "")), *figures]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _table(section: str, machine: dict[str, Any], rows: list[Row]) -> str:
     device = "gpu" if section.endswith(ON_A_GPU) else "cpu"
     section, rows = section.removesuffix(ON_A_GPU), [row for row in rows if row.device == device]
@@ -174,7 +198,7 @@ def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
     pages = {README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU], FIGURES: [TARGETS]}
-    pages[ROOT / "docs" / "language.md"] = list(LANGUAGE)
+    pages |= {RETRIEVAL: [RETRIEVED], ROOT / "docs" / "language.md": list(LANGUAGE)}
     pages |= {GPU: [FLOORS, *(op + ON_A_GPU for op in ops())], **{page_of(op): [op] for op in ops()}}
     for page, sections in pages.items():
         old = new = page.read_text()

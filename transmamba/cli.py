@@ -15,6 +15,7 @@ COMMANDS = {
     "teach": "train or fine-tune a teacher alone",
     "eval": "what a saved student or teacher reaches",
     "generate": "text that a saved language model goes on with",
+    "retrieve": "train towers for videos and texts from a CLIP, measure them (eval), or search with them (search)",
     "doctor": "versions and backends of this installation",
 }
 

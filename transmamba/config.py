@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -231,15 +232,15 @@ PRESETS = {
 _INCIDENTAL = ("out_dir", "data_dir", "threads", "device", "tensorboard")
 
 
-def preset(name: str) -> RunConfig:
-    """Return the preset ``name``.
+def preset(name: str, presets: Mapping[str, Any] = PRESETS) -> Any:
+    """Return the preset ``name``, a :class:`RunConfig` or another command's.
 
     Raises:
         ValueError: There is none of this name; the message lists them.
     """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}{hint(name, PRESETS)}; presets: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}{hint(name, presets)}; presets: {', '.join(presets)}")
+    return presets[name]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

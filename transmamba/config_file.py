@@ -10,8 +10,10 @@ from typing import Any
 from transmamba.config import RunConfig, hint
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a config file, YAML or JSON: a mapping like :class:`RunConfig`'s fields, and ``preset`` if wanted.
+def read_config(path: str | Path, options: Any = None) -> dict[str, Any]:
+    """Read a config file, YAML or JSON: a mapping like the fields of ``options``, and ``preset`` if wanted.
+
+    ``options`` is a dataclass instance, a :class:`RunConfig` if not given.
 
     Raises:
         FileNotFoundError: It is missing.
@@ -31,7 +33,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ValueError(f"config file {path} must hold a mapping of options, got {type(content).__name__}")
-    _check_keys({k: v for k, v in content.items() if k != "preset"}, RunConfig(), str(path))
+    _check_keys({k: v for k, v in content.items() if k != "preset"}, options or RunConfig(), str(path))
     return content
 
 

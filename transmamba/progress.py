@@ -45,9 +45,9 @@ class Bar:
         if 0 < done < steps:
             self.console.print(f"{stage}: going on after step {done} of {steps}")
 
-    def step(self, loss: float) -> None:
+    def step(self, loss: float | None) -> None:
         """Advance by one step."""
-        self._loss = f"loss {loss:.3f}"
+        self._loss = "" if loss is None else f"loss {loss:.3f}"
         self._advance(1)
 
     def epoch(self, row: dict[str, float], reached: str) -> None:

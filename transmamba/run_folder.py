@@ -7,18 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transmamba.config import RunConfig, differences, identity, to_dict
+from transmamba.config import differences, identity, to_dict
 from transmamba.files import one_writer, write_json
 
 RUN_FORMAT, METRICS_FORMAT = "transmamba-run", "transmamba-metrics"
 STAGES, STUDENT, TENSORBOARD = "stages", "student", "tensorboard"
 RUN, METRICS, REPORT, CURVES, SUBCLONE = "run.json", "metrics.json", "report.md", "curves.png", "subclone.md"
+FRAMES = "frames.png"
 
 
-def claim(config: RunConfig, overwrite: bool) -> dict[str, Any] | None:
+def claim(config: Any, overwrite: bool) -> dict[str, Any] | None:
     """Make the folder of ``config`` this run's; return its metrics if the run is finished, else None.
 
     Args:
+        config: A :class:`transmamba.config.RunConfig`, or another command's with a ``folder``.
         overwrite: Remove what an earlier run left there.
 
     Raises:
@@ -48,6 +50,18 @@ def claim(config: RunConfig, overwrite: bool) -> dict[str, Any] | None:
     return metrics if metrics.get("format") == METRICS_FORMAT else None
 
 
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """The options of the run in ``folder``.
+
+    Raises:
+        FileNotFoundError: It holds none.
+    """
+    found = _read_json(Path(folder) / RUN)
+    if found.get("format") != RUN_FORMAT:
+        raise FileNotFoundError(f"{folder} holds no run of transmamba: there is no {RUN}")
+    return found["config"]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -60,5 +74,5 @@ def _remove_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie there."""
     for name in (STAGES, STUDENT, TENSORBOARD):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (METRICS, REPORT, CURVES, SUBCLONE, RUN):
+    for name in (METRICS, REPORT, CURVES, FRAMES, SUBCLONE, RUN):
         (folder / name).unlink(missing_ok=True)

@@ -37,10 +37,11 @@ class TensorBoard:
         if self._watcher:
             self._watcher.start(stage, steps, done)
 
-    def step(self, loss: float) -> None:
+    def step(self, loss: float | None) -> None:
         """One step was made."""
         self._step += 1
-        self._write("loss", loss)
+        if loss is not None:
+            self._write("loss", loss)
         if self._watcher:
             self._watcher.step(loss)
 

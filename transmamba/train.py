@@ -35,8 +35,8 @@ class Watcher(Protocol):
     def start(self, stage: str, steps: int, done: int) -> None:
         """A training of ``steps`` begins, ``done`` of which lie behind it."""
 
-    def step(self, loss: float) -> None:
-        """One step was made."""
+    def step(self, loss: float | None) -> None:
+        """One step was made; None where nothing is learned, such as the decoding of a file."""
 
     def epoch(self, row: dict[str, float], reached: str) -> None:
         """An epoch ended; its row of the history, and its main figure as a text."""

@@ -39,13 +39,13 @@ def small(tmp_path, monkeypatch):
 def test_help_version_and_unknown_commands(capsys):
     code, out, _ = call(capsys)
     assert code == 0
-    assert all(command in out for command in ("adapt", "ablate", "teach", "eval", "doctor"))
+    assert all(command in out for command in cli.COMMANDS)
     assert call(capsys, "--help") == (0, out, "")
     assert call(capsys, "--version") == (0, f"transmamba {__version__}\n", "")
     assert call(capsys, "adpat") == (
         2,
         "",
-        "transmamba: error: unknown command 'adpat'; commands: adapt, ablate, teach, eval, generate, doctor\n",
+        "transmamba: error: unknown command 'adpat'; commands: adapt, ablate, teach, eval, generate, retrieve, doctor\n",
     )
 
 

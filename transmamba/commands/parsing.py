@@ -8,6 +8,7 @@ import dataclasses
 import io
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -69,7 +70,7 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def parse_run(arguments: list[str], command: str, kind: type[Chosen]) -> Chosen:
+def parse_run(arguments: list[str], command: str, kind: type[Chosen], presets: Mapping[str, Any] = PRESETS) -> Chosen:
     """Read preset, config file and flags, the later ones counting more.
 
     Args:
@@ -86,9 +87,12 @@ def parse_run(arguments: list[str], command: str, kind: type[Chosen]) -> Chosen:
             chosen, _ = first.parse_known_args(arguments)
         except argparse.ArgumentError as error:
             raise BadInputError(str(error)) from error
-        content = {} if chosen.config is None else read_config(chosen.config)
-        name = chosen.preset or content.pop("preset", next(iter(PRESETS)))
-        default = kind(preset=name, run=dataclasses.replace(preset(name), **_launched()))
+        first_preset = next(iter(presets))
+        content = {} if chosen.config is None else read_config(chosen.config, presets[first_preset])
+        name = chosen.preset or content.pop("preset", first_preset)
+        options = preset(name, presets)
+        launched = _launched() if hasattr(options, "precision") else {}
+        default = kind(preset=name, run=dataclasses.replace(options, **launched))
         content.pop("preset", None)
     return parse(kind, [*_flags(content), *arguments], command, default)
 
@@ -133,7 +137,7 @@ def _flags(content: dict[str, Any], prefix: str = "") -> list[str]:
     flags: list[str] = []
     for key, value in content.items():
         name = key.replace("_", "-")
-        if isinstance(value, dict) and key != "student_options":
+        if isinstance(value, dict) and not key.endswith("_options"):
             flags += _flags(value, f"{prefix}{name}.")
         elif isinstance(value, bool):
             flags.append(f"--{prefix}{name}" if value else f"--{prefix}no-{name}")
