@@ -45,7 +45,7 @@ def test_help_version_and_unknown_commands(capsys):
     assert call(capsys, "adpat") == (
         2,
         "",
-        "transmamba: error: unknown command 'adpat'; commands: adapt, ablate, teach, eval, generate, retrieve, doctor\n",
+        f"transmamba: error: unknown command 'adpat'; commands: {', '.join(cli.COMMANDS)}\n",
     )
 
 

@@ -39,9 +39,6 @@ class Options:
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=RunConfig)
 
 
-Chosen = TypeVar("Chosen", bound=Options)
-
-
 class BadInputError(ValueError):
     """The user asked for something that cannot be."""
 
@@ -70,11 +67,12 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def parse_run(arguments: list[str], command: str, kind: type[Chosen], presets: Mapping[str, Any] = PRESETS) -> Chosen:
+def parse_run(arguments: list[str], command: str, kind: Any, presets: Mapping[str, Any] = PRESETS) -> Any:
     """Read preset, config file and flags, the later ones counting more.
 
     Args:
-        kind: :class:`Options`, or those with what a command adds to them.
+        kind: :class:`Options`, or another dataclass with ``preset``, ``config`` and ``run``; returned filled in.
+        presets: What ``run`` may begin with, by name; the first is the default.
 
     Raises:
         BadInputError: One of them is wrong.
