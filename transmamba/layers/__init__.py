@@ -2,6 +2,7 @@
 
 from transmamba.layers.bimamba import BiMamba
 from transmamba.layers.block import MLP, GatedMLP, TransMambaBlock
+from transmamba.layers.cross_mamba import CrossMamba
 from transmamba.layers.mamba import Mamba
 from transmamba.layers.norm import RMSNorm, create_norm
 from transmamba.layers.patch_embed import PatchEmbed
@@ -12,6 +13,7 @@ __all__ = [
     "MLP",
     "SS2D",
     "BiMamba",
+    "CrossMamba",
     "GatedMLP",
     "Mamba",
     "PatchEmbed",

@@ -223,7 +223,7 @@ def scan_inputs(
     x_proj: nn.Linear,
     dt_proj: nn.Linear,
     A_log: Tensor,
-    D: Tensor,
+    D: Tensor | None,
     *,
     reverse: bool = False,
     initial_state: Tensor | None = None,

@@ -1,6 +1,7 @@
 """Students: the models a Transformer is turned into."""
 
 from transmamba.models.language import InferenceParams, MambaLM, MambaLMConfig
+from transmamba.models.multimodal import WithText, WithTextConfig, with_text
 from transmamba.models.plainmamba import PlainMamba, PlainMambaConfig
 from transmamba.models.pretrained import load_pretrained, save_pretrained
 from transmamba.models.registry import create_model, default_config, list_models, register_model
@@ -30,10 +31,13 @@ __all__ = [
     "VideoTextConfig",
     "Vim",
     "VimConfig",
+    "WithText",
+    "WithTextConfig",
     "create_model",
     "default_config",
     "list_models",
     "load_pretrained",
     "register_model",
     "save_pretrained",
+    "with_text",
 ]
