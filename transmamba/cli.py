@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "what a saved student or teacher reaches",
     "generate": "text that a saved language model goes on with",
     "retrieve": "train towers for videos and texts from a CLIP, measure them (eval), or search with them (search)",
+    "vqa": "train a student to answer questions about images, measure it (eval), or ask it something (ask)",
     "doctor": "versions and backends of this installation",
 }
 

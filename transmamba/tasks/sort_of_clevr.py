@@ -1,4 +1,4 @@
-"""Sort-of-CLEVR, drawn anew: six objects of different colors, and questions about one of them or about how it stands."""
+"""Sort-of-CLEVR, drawn anew: six objects of different colors, questions about one of them or about how they stand."""
 
 from __future__ import annotations
 

@@ -108,5 +108,16 @@ def other_questions(questions: Questions, seed: int = 0) -> Tensor:
     return torch.arange(len(questions)).roll(shift)
 
 
+def question_pairs(questions: Questions) -> Tensor:
+    """For each image the first two questions that have different answers, ``(pairs, 2)``, in order of the images."""
+    first: dict[int, int] = {}
+    pairs: dict[int, tuple[int, int]] = {}
+    answers = questions.answers.tolist()
+    for i, image in enumerate(questions.image.tolist()):
+        if image not in pairs and answers[first.setdefault(image, i)] != answers[i]:
+            pairs[image] = (first[image], i)
+    return torch.tensor(list(pairs.values()), dtype=torch.int64).reshape(-1, 2)
+
+
 def _share(right: Tensor) -> float:
     return right.double().mean().item()
