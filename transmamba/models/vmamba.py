@@ -218,6 +218,3 @@ _MICRO = dataclasses.replace(
     _AS_VIT, image_size=8, patch_size=2, in_channels=1, num_classes=10, dims=(32, 64), depths=(2, 2), mlp_ratio=2.0
 )
 register_model("transmamba_vmamba_micro", VMamba, _MICRO)
-# For the small coloured images of visual question answering: 8 x 8 and 4 x 4 tokens.
-_NANO = dataclasses.replace(_MICRO, image_size=32, patch_size=4, in_channels=3, depths=(1, 2), d_state=8)
-register_model("transmamba_vmamba_nano", VMamba, _NANO)
