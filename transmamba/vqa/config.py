@@ -72,7 +72,7 @@ class VqaConfig:
         return Path(self.out_dir) if self.out_dir else Path("runs") / f"vqa-{self.data}-seed{self.seed}"
 
 
-# A convolution in front of the patches finds edges, which tell shapes; blocks behind the text's layers use what it adds.
+# A convolution in front of the patches, for edges tell shapes; the last block uses what the text added before it.
 _STUDENT: dict[str, int | float | bool | str] = {
     "patch_size": 8,
     "stem": "conv",

@@ -8,8 +8,11 @@ import signal
 import pytest
 import torch
 
-for name in ("tokenizers", "matplotlib", "rich", "tyro", "safetensors"):
-    pytest.importorskip(name)
+pytest.importorskip("tokenizers")
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+pytest.importorskip("tyro")
+pytest.importorskip("safetensors")
 
 from transmamba import cli
 from transmamba.checkpoint import load_checkpoint
