@@ -1,7 +1,8 @@
 """How a text should take part: cross-Mamba's modes beside no text, late fusion and tokens joined in front.
 
 ``python -m benchmarks.cross_modal`` trains each on the same small scenes, with three seeds, writes
-``benchmarks/results/cross_modal.json`` after every training and goes on from there, and prints the table of docs/vqa.md.
+``benchmarks/results/cross_modal.json`` after every training and goes on from
+there, and prints the table of docs/vqa.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from transmamba.files import one_writer, write_json
 RUN_FORMAT, METRICS_FORMAT = "transmamba-run", "transmamba-metrics"
 STAGES, STUDENT, TENSORBOARD = "stages", "student", "tensorboard"
 RUN, METRICS, REPORT, CURVES, SUBCLONE = "run.json", "metrics.json", "report.md", "curves.png", "subclone.md"
-PICTURES, TOKENIZER = "answers.png", "tokenizer.json"
+PICTURES, FRAMES, TOKENIZER = "answers.png", "frames.png", "tokenizer.json"
 
 
 def claim(config: Any, overwrite: bool) -> dict[str, Any] | None:
@@ -74,5 +74,5 @@ def _remove_run(folder: Path) -> None:
     """Remove what a run writes, and nothing else that may lie there."""
     for name in (STAGES, STUDENT, TENSORBOARD):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (METRICS, REPORT, CURVES, SUBCLONE, RUN, PICTURES, TOKENIZER):
+    for name in (METRICS, REPORT, CURVES, SUBCLONE, RUN, PICTURES, FRAMES, TOKENIZER):
         (folder / name).unlink(missing_ok=True)
