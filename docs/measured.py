@@ -113,10 +113,10 @@ def _run_on_text(content: dict) -> str:
     config, results, metric = content["config"], content["results"], Metric(**content["metric"])
     last = results["adapted"]["history"][-1]
     other = next(name for name in ("bits_per_byte", "agreement") if name in last)
-    batch = config["batch_size"]
+    unit, steps = content["data"]["unit"], results["adapted"]["steps"]
     lines = [
-        f"{results['adapted']['steps']} steps of {batch} {content['data']['unit']}, each trained on one thread of "
-        f"{content['machine']['processor']}; held out: {content['data']['test']} {content['data']['unit']}.",
+        f"{config['epochs']} epochs of {content['data']['train']} {unit}, {steps} steps, on one thread "
+        f"of {content['machine']['processor']}; {content['data']['test']} held-out {unit}; seed {config['seed']}.",
         "",
         f"| | {metric.name} | {other.replace('_', ' ')} | parameters | seconds |",
         "|---|---:|---:|---:|---:|",

@@ -140,7 +140,7 @@ def plot_curves(metrics: dict[str, Any]) -> bytes:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right" if metric.higher_is_better else "upper right")
+    axes.legend(frameon=False, loc="best")
     config = metrics["config"]
     axes.set_title(f"{config['student']} on {config['data']}, seed {config['seed']}", loc="left", fontsize=11)
     buffer = io.BytesIO()
