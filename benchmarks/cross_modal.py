@@ -1,8 +1,7 @@
 """How a text should take part: cross-Mamba's modes beside no text, late fusion and tokens joined in front.
 
-``python -m benchmarks.cross_modal`` trains each on the same small scenes, with three seeds, writes
-``benchmarks/results/cross_modal.json`` after every training and goes on from
-there, and prints the table of docs/vqa.md.
+``python -m benchmarks.cross_modal`` trains each on the same small scenes, with three seeds, and prints the table of
+docs/vqa.md. It writes ``benchmarks/results/cross_modal.json`` after every training and goes on from there.
 """
 
 from __future__ import annotations

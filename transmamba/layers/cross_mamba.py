@@ -13,7 +13,6 @@ from transmamba.layers.mamba import scan_inputs, split_channels
 from transmamba.layers.parameters import (
     depthwise_conv,
     inner_sizes,
-    skip_parameter,
     state_matrix_parameter,
     step_size_projection,
 )
@@ -27,7 +26,7 @@ class CrossMamba(nn.Module):
     r"""Mixer of an image's tokens that a text reads, starts or is read in, with a gate that is closed at the start.
 
     .. math:: h_t = \exp(\Delta_t A)\, h_{t-1} + \Delta_t B_t u_t, \qquad
-        \mathrm{out}_t = \gamma \odot W_{out}\big((C_t^\top h_t + D u_t) \odot \mathrm{silu}(z_t)\big), \qquad
+        \mathrm{out}_t = \gamma \odot W_{out}\big(C_t^\top h_t \odot \mathrm{silu}(z_t)\big), \qquad
         \gamma = 0 \text{ at the start}
 
     The cross-Mamba module of "TransMamba" (https://arxiv.org/abs/2502.15130), which takes ``C`` from one modality and
@@ -38,8 +37,10 @@ class CrossMamba(nn.Module):
     - ``"state"``: the state that both directions start from is the one that a scan of the text ends with.
     - ``"kv"``: the text is scanned instead, and the image reads its last state with ``C``.
 
-    Where a text is scanned, it takes the image's way through the layer from the convolution on. Placed behind a block
-    of a trained model (:func:`transmamba.models.with_text`) the layer adds exactly 0 before it is trained.
+    There is no ``D u``, which would pass the image by the text: a block's residual does that already, and beside it the
+    text is hardly heard (docs/vqa.md). Where a text is scanned, it takes the image's way through the layer from the
+    convolution on. Placed behind a block of a trained model (:func:`transmamba.models.with_text`) the layer adds
+    exactly 0 before it is trained.
 
     Args:
         d_model: Width of the image's tokens.
@@ -52,7 +53,6 @@ class CrossMamba(nn.Module):
     """
 
     directions = ("merged",)
-    D: Tensor | None
 
     def __init__(
         self,
@@ -83,7 +83,6 @@ class CrossMamba(nn.Module):
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False, **factory)
         self.dt_proj = step_size_projection(dt_rank, d_inner, **factory)
         self.A_log = state_matrix_parameter(d_inner, d_state, device)
-        self.register_parameter("D", None if mode == "kv" else skip_parameter(d_inner, device))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False, **factory)
         self.gate = nn.Parameter(torch.zeros(d_model, **factory))
         self.text_norm = nn.LayerNorm(d_text, **factory)
@@ -137,11 +136,11 @@ class CrossMamba(nn.Module):
         if self.text_delta is not None:
             roles["delta_bias"] = roles["delta_bias"] + self.text_delta(mean)
         if self.mode == "query_pool":
-            roles["C_text"] = self.C_proj(mean).unsqueeze(-1)
+            roles["C"] = self.C_proj(mean).unsqueeze(-1)
         elif self.mode == "query_attn":
             query, key, value = self.query_proj(x.transpose(1, 2)), self.key_proj(text), self.C_proj(text)
             answers = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1))
-            roles["C_text"] = answers.transpose(1, 2)
+            roles["C"] = answers.transpose(1, 2)
         else:
             words = self._scanned(self.text_proj(text))
             words["delta"], _ = leave_out(mask, words["delta"], None, delta_softplus=True)
@@ -150,4 +149,4 @@ class CrossMamba(nn.Module):
 
     def _scanned(self, tokens: Tensor) -> dict[str, Any]:
         """Convolve ``tokens`` ``(batch, length, E)`` and project them to the arguments of a scan, by name."""
-        return scan_inputs(tokens.transpose(1, 2), self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
+        return scan_inputs(tokens.transpose(1, 2), self.conv1d, self.x_proj, self.dt_proj, self.A_log, None)
