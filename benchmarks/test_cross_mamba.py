@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -35,17 +37,24 @@ def without_text(*inputs):
     return bidirectional_scan(*inputs, True)
 
 
+def make_inputs(shape, plain=None):
+    """Inputs of a scan, those of ``plain`` if given, with one text vector that reads the state."""
+    plain = scan_inputs(shape) if plain is None else plain
+    return (*plain[:4], torch.randn(shape[0], shape[3], 1), *plain[5:])
+
+
+def make_text(shape, words=TEXT):
+    """``u``, ``delta``, ``B`` and ``C`` of a text's tokens, channel-last."""
+    batch, d_inner, _, d_state = shape
+    return tuple(torch.randn(batch, words, width).transpose(1, 2) for width in (d_inner, d_inner, d_state, d_state))
+
+
 @pytest.mark.parametrize("figure", ["forward", "training"])
 @pytest.mark.parametrize("shape", SHAPES, ids=variants.as_id)
 @pytest.mark.benchmark(group=f"{OP}, processor time", timer=time.process_time)
 def test_beside_peers(shape, figure, benchmark, measurements, rounds):
-    batch, d_inner, _, d_state = shape
     plain, training = scan_inputs(shape), figure == "training"
-    inputs = (*plain[:4], torch.randn(batch, d_state, 1), *plain[5:])
-    text = (
-        *(torch.randn(batch, TEXT, d_inner).transpose(1, 2) for _ in range(2)),
-        *(torch.randn(batch, TEXT, d_state).transpose(1, 2) for _ in range(2)),
-    )
+    inputs, text = make_inputs(shape, plain), make_text(shape)
     upstream = torch.randn(shape[:3]) if training else None
     case = f"{shape} channel-last"
     found = variants.our_backends(call, inputs, measurements)
@@ -62,3 +71,24 @@ def test_beside_peers(shape, figure, benchmark, measurements, rounds):
     value = seconds[JOINED] / seconds[ours]
     what = f"{figure}, with {TEXT} tokens of text"
     measurements.add(Row(OP, case, what, ours, JOINED, value, target=1.8))
+
+
+@pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
+def test_peak_memory(benchmark, measurements):
+    mebibytes = {}
+
+    def measure():
+        for variant in ("fused", "joined"):
+            command = [sys.executable, "-m", "benchmarks.cross_memory", variant]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{variant}: {done.stderr[-2000:]}"
+            mebibytes[variant] = float(done.stdout)
+
+    benchmark.pedantic(measure, rounds=1)
+    benchmark.extra_info["peak MiB"] = mebibytes
+    ours, peer = f"op ({mebibytes['fused']:.0f} MiB)", f"{JOINED} ({mebibytes['joined']:.0f} MiB)"
+    value, figure = (
+        mebibytes["fused"] / mebibytes["joined"],
+        f"training, peak memory over it, with {TEXT} tokens of text",
+    )
+    measurements.add(Row(OP, f"{SHAPES[1]} channel-last", figure, ours, peer, value, target=0.6, at_most=True))
