@@ -26,6 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 RETRIEVAL = ROOT / "docs" / "retrieval.md"
 ADAPTATION = "adapt_digits"  # tables of their own; every other section is named after an op, or for all of them:
 RETRIEVED = "moving-mnist"
+CROSS_MODAL = "cross-modal"
 LANGUAGE = ("text", "sentences")  # runs on text
 TARGETS = "targets"  # everything that was set out to be reached
 BESIDE_OTHERS = "beside others"  # of that, what compares with other libraries
@@ -59,6 +60,7 @@ def _text(section: str, results: Path) -> str:
     if section == FLOORS:
         return _floors()
     trained = {ADAPTATION: ("adapt_digits.json", _adaptation), RETRIEVED: ("retrieval.json", _retrieval)}
+    trained[CROSS_MODAL] = ("cross_modal.json", _cross_modal)
     trained |= {name: (f"language/{name}.json", _run_on_text) for name in LANGUAGE}
     if section in trained:
         name, table = trained[section]
@@ -162,6 +164,26 @@ def _retrieval(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _cross_modal(content: dict) -> str:
+    variants: dict[str, list[dict[str, float]]] = {}
+    for key, accuracies in content["runs"].items():
+        variants.setdefault(key.rpartition(", seed ")[0], []).append(accuracies)
+    shown = list(next(iter(content["runs"].values())))
+    machine, seeds = content["machine"], sorted({len(runs) for runs in variants.values()})
+    lines = [
+        f"Mean accuracy over {' or '.join(map(str, seeds))} seeds after so many steps of {content['batch']}, chance is "
+        f"16.7 %; {machine['cpu']}, torch {machine['torch']}, commit `{machine['commit']}`:",
+        "",
+        "| |" + "".join(f" {steps} |" for steps in shown) + " lowest and highest at the end |",
+        "|---|" + "---:|" * (len(shown) + 1),
+    ]
+    for name, runs in variants.items():
+        means = [f"{sum(run[steps] for run in runs) / len(runs):.1%}" for steps in shown]
+        last = [run[shown[-1]] for run in runs]
+        lines.append("| " + " | ".join([name, *means, f"{min(last):.1%}, {max(last):.1%}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _table(section: str, machine: dict[str, Any], rows: list[Row]) -> str:
     device = "gpu" if section.endswith(ON_A_GPU) else "cpu"
     section, rows = section.removesuffix(ON_A_GPU), [row for row in rows if row.device == device]
@@ -199,6 +221,7 @@ def main(check: bool) -> int:
     stale = 0
     pages = {README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU], FIGURES: [TARGETS]}
     pages |= {RETRIEVAL: [RETRIEVED], ROOT / "docs" / "language.md": list(LANGUAGE)}
+    pages[ROOT / "docs" / "vqa.md"] = [CROSS_MODAL]
     pages |= {GPU: [FLOORS, *(op + ON_A_GPU for op in ops())], **{page_of(op): [op] for op in ops()}}
     for page, sections in pages.items():
         old = new = page.read_text()
