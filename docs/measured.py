@@ -171,8 +171,9 @@ def _cross_modal(content: dict) -> str:
     shown = list(next(iter(content["runs"].values())))
     machine, seeds = content["machine"], sorted({len(runs) for runs in variants.values()})
     lines = [
-        f"Mean accuracy over {' or '.join(map(str, seeds))} seeds after so many steps of {content['batch']}, chance is "
-        f"16.7 %; {machine['cpu']}, torch {machine['torch']}, commit `{machine['commit']}`:",
+        f"Mean accuracy over seeds ({' or '.join(map(str, seeds))} of them) after so many steps of {content['batch']}; "
+        f"chance is 16.7 %, and 25 % for who sees the shapes but not the question. {machine['cpu']}, torch "
+        f"{machine['torch']}, commit `{machine['commit']}`:",
         "",
         "| |" + "".join(f" {steps} |" for steps in shown) + " lowest and highest at the end |",
         "|---|" + "---:|" * (len(shown) + 1),
