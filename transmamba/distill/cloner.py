@@ -74,14 +74,14 @@ class Cloner:
         if not self.weights:
             return self._keep(name, parameter, "nothing is copied (weights=False)")
         if part.startswith("mixer"):
-            return self._keep(name, parameter, "part of the SSM, which a Transformer does not have")
+            return _kept(name, parameter, "part of the SSM, which a Transformer does not have")
         if part == "stem":
-            return self._keep(name, parameter, "a Transformer does not have it")
+            return _kept(name, parameter, "a Transformer does not have it")
         if layer is not None and layer >= self.early:
-            return self._keep(name, parameter, f"layer {layer} is not among the first {self.early} (early)")
+            return _kept(name, parameter, f"layer {layer} is not among the first {self.early} (early)")
         kind = part if part in ("position", "class_token", "embedding", "token_type") else part.rpartition("_")[0]
         if not getattr(self.teacher.spec, kind):
-            return self._keep(name, parameter, f"the teacher has no {kind}")
+            return _kept(name, parameter, f"the teacher has no {kind}")
         residual = self.residual(part, layer)
         if part == "embedding":
             return self._embedding(name, parameter)
@@ -114,14 +114,14 @@ class Cloner:
         tokens = self.teacher.part("embedding").num_embeddings
         if parameter.shape[0] != tokens:
             reason = f"vocabularies differ: student {parameter.shape[0]}, teacher {tokens}"
-            return self._keep(name, parameter, reason)
+            return _kept(name, parameter, reason)
         axes = {1: self.residual("embedding", None)}
         return self._copy(name, parameter, "embedding", "weight", axes, summed=False)
 
     def _head(self, name: str, parameter: nn.Parameter, tensor: str) -> tuple[SubcloneRow, Tensor | None]:
         if parameter.shape[0] != self.teacher.num_classes:
             reason = f"classes differ: student {parameter.shape[0]}, teacher {self.teacher.num_classes}"
-            return self._keep(name, parameter, reason)
+            return _kept(name, parameter, reason)
         return self._copy(
             name, parameter, "head", tensor, {1: self.residual("head", None)} if tensor == "weight" else {}
         )
@@ -148,7 +148,7 @@ class Cloner:
         weight = self.teacher.part("patch").weight.detach()
         if weight.shape[1] != parameter.shape[1]:
             reason = f"image channels differ: student {parameter.shape[1]}, teacher {weight.shape[1]}"
-            return self._keep(name, parameter, reason)
+            return _kept(name, parameter, reason)
         axes = {0: self.residual("patch", None)}
         size, new = weight.shape[2:], parameter.shape[-2:]
         if size == parameter.shape[2:]:
@@ -183,33 +183,11 @@ class Cloner:
         found = found if tensor is None else getattr(found, tensor, None)
         source = path if tensor is None else f"{path}.{tensor}"
         if found is None:
-            return self._keep(name, parameter, f"the teacher has no {source}")
+            return _kept(name, parameter, f"the teacher has no {source}")
         value = found.detach() if value is None else value
         # Dimension 1 of a matrix is what is summed over; an embedding is not a matrix in this sense.
         scale = extra_scale * (axes[1].scale if summed and tensor == "weight" and 1 in axes else 1.0)
-        where = [torch.arange(n) for n in parameter.shape]
-        for dim, axis in axes.items():
-            value = value.index_select(dim, axis.teacher.to(value.device))
-            where[dim] = axis.student
-        filled = tuple(len(w) for w in where)
-        if tuple(value.shape) != filled:
-            reason = f"shapes do not fit: {source} gives {_by(value.shape)}, needed {_by(filled)}"
-            return self._keep(name, parameter, reason)
-        new = parameter.detach().clone()
-        mesh = torch.meshgrid(*(w.to(new.device) for w in where), indexing="ij")
-        new[mesh] = value.to(new) if scale == 1.0 else (scale * value).to(new)
-        described = dict.fromkeys(axis.describe() for axis in axes.values())
-        row = SubcloneRow(
-            name,
-            tuple(parameter.shape),
-            parameter.numel(),
-            source,
-            ", ".join(filter(None, described)),
-            scale,
-            math.prod(filled) / max(1, parameter.numel()),
-            note,
-        )
-        return row, new
+        return fill(name, parameter, source, value, axes, scale, note)
 
     def start_mixers(
         self, kind: str, images: Tensor | None, rows: dict[str, SubcloneRow], values: dict[str, Tensor]
@@ -280,8 +258,31 @@ class Cloner:
                 rows[name] = dataclasses.replace(rows[name], scale=scale * (before or 1.0), note=note.lstrip("; "))
                 values[name] = scale * values.get(name, parameters[name].detach())
 
-    def _keep(self, name: str, parameter: nn.Parameter, reason: str) -> tuple[SubcloneRow, None]:
-        return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), note=reason), None
+
+def fill(
+    name: str, parameter: nn.Parameter, source: str, value: Tensor, axes: dict[int, Axis], scale: float, note: str = ""
+) -> tuple[SubcloneRow, Tensor | None]:
+    """Put ``scale`` times the teacher's ``value``, called ``source``, into ``parameter``, indexed by ``axes``.
+
+    Returns the row of the report and the new value, or None where the shapes do not fit.
+    """
+    where = [torch.arange(n) for n in parameter.shape]
+    for dim, axis in axes.items():
+        value = value.index_select(dim, axis.teacher.to(value.device))
+        where[dim] = axis.student
+    filled = tuple(len(w) for w in where)
+    if tuple(value.shape) != filled:
+        return _kept(name, parameter, f"shapes do not fit: {source} gives {_by(value.shape)}, needed {_by(filled)}")
+    new = parameter.detach().clone()
+    mesh = torch.meshgrid(*(w.to(new.device) for w in where), indexing="ij")
+    new[mesh] = value.to(new) if scale == 1.0 else (scale * value).to(new)
+    index = ", ".join(filter(None, dict.fromkeys(axis.describe() for axis in axes.values())))
+    coverage = math.prod(filled) / max(1, parameter.numel())
+    return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), source, index, scale, coverage, note), new
+
+
+def _kept(name: str, parameter: nn.Parameter, reason: str) -> tuple[SubcloneRow, None]:
+    return SubcloneRow(name, tuple(parameter.shape), parameter.numel(), note=reason), None
 
 
 def _by(shape: Sequence[int]) -> str:

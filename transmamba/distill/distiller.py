@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -153,17 +153,22 @@ class Distiller(nn.Module):
         return super()._apply(fn, recurse)
 
     def loss(
-        self, images: Tensor, labels: Tensor | None, progress: float = 0.0, attention_mask: Tensor | None = None
+        self,
+        images: Tensor | Mapping[str, Tensor],
+        labels: Tensor | None,
+        progress: float = 0.0,
+        attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch; in train mode it also advances the adaptive weights by one step.
 
         Args:
-            images: ``(batch, channels, H, W)``, videos with frames before ``H``, or token ids ``(batch, length)``.
+            images: ``(batch, channels, H, W)``, videos with frames before ``H``, or token ids ``(batch, length)``;
+                what a vision-language model takes, by name, with the ``attention_mask`` of its tokens where it has one.
             labels: Class indices ``(batch,)`` or probabilities ``(batch, classes)``; for text the token behind each
                 token, ``(batch, length)``, -100 where there is none; None only with ``beta = 0``.
             progress: Part of the training that is done, 0 to 1; felt by ``alpha_decay`` alone.
             attention_mask: Of token ids, for a student that takes one: ``(batch, length)``, 0 or False where a token is
-                padding, whose features do not count.
+                padding, whose features, and logits where every token has some, do not count.
 
         Returns:
             The scalar to differentiate, and detached metrics: ``total``, ``task``, ``feature``, ``kd`` (each before its
@@ -180,6 +185,8 @@ class Distiller(nn.Module):
 
         taps = Taps(directions=self._directions != "merged") if alpha else None
         masks = () if attention_mask is None else (attention_mask,)
+        mask = images.get("attention_mask") if isinstance(images, Mapping) else attention_mask
+        mask = None if mask is None else mask.bool()
         features = self.student.forward_features(images, taps, *masks)  # type: ignore[operator]
         logits = self.student.head(features, *masks)  # type: ignore[operator]
         seen = self.teacher(images, *masks) if alpha or kappa else None
@@ -190,10 +197,11 @@ class Distiller(nn.Module):
             task = self.criterion(logits, labels)
         kd = zero
         if kappa and seen is not None and seen.logits is not None:
-            kd = kd_loss(rows, seen.logits.flatten(0, -2), config.temperature)
+            kept = slice(None) if mask is None or logits.dim() < 3 else mask.flatten()
+            kd = kd_loss(rows[kept], seen.logits.flatten(0, -2)[kept], config.temperature)
         feature, cosines = zero, dict[str, Tensor]()
         if taps is not None and seen is not None:
-            feature, cosines = self.feature_loss(taps, seen.features, seen.grid, attention_mask)
+            feature, cosines = self.feature_loss(taps, seen.features, seen.grid, mask)
         total = beta * task + alpha * feature + kappa * kd
         metrics = {"total": total, "task": task, "feature": feature, "kd": kd, **cosines, "logits": logits}
         return total, {name: value.detach() for name, value in metrics.items()}

@@ -11,6 +11,7 @@ from transmamba.models.text_encoder import MambaTextEncoder, MambaTextEncoderCon
 from transmamba.models.video_text import VideoText, VideoTextConfig
 from transmamba.models.videomamba import VideoMamba, VideoMambaConfig
 from transmamba.models.vim import Vim, VimConfig
+from transmamba.models.vision_language import MambaVLM, MambaVLMConfig
 from transmamba.models.vmamba import VMamba, VMambaConfig
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "MambaLMConfig",
     "MambaTextEncoder",
     "MambaTextEncoderConfig",
+    "MambaVLM",
+    "MambaVLMConfig",
     "PlainMamba",
     "PlainMambaConfig",
     "Role",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transmamba.layers import Mamba, TransMambaBlock, create_norm
-from transmamba.layers.checks import positive_int, ratio_of_mlp, token_ids
+from transmamba.layers.checks import positive_int, ratio_of_mlp, token_ids, tokens_of_width
 from transmamba.models.initialisation import initialise_blocks
 from transmamba.models.registry import register_model
 from transmamba.models.sampling import check_sampling, sample
@@ -121,14 +121,22 @@ class MambaLM(Student):
         return self.lm_head(self.forward_features(input_ids, inference_params=inference_params))
 
     def forward_features(
-        self, input_ids: Tensor, taps: Taps | None = None, inference_params: InferenceParams | None = None
+        self,
+        input_ids: Tensor,
+        taps: Taps | None = None,
+        inference_params: InferenceParams | None = None,
+        inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Return the normalised tokens under the head, ``(batch, length, d_model)``, for ids ``(batch, length)``.
 
-        ``taps`` receives every block's output; its one direction is that output.
+        ``taps`` receives every block's output; its one direction is that output. ``inputs_embeds``, of the result's
+        shape, stands for the embedding of the ids, which are not looked at then.
         """
+        if inputs_embeds is not None:
+            tokens_of_width(inputs_embeds, self.config.d_model)
+            return self.backbone(inputs_embeds, taps, inference_params)
         token_ids(input_ids)
-        return self.backbone(input_ids, taps, inference_params)
+        return self.backbone(self.backbone.embedding(input_ids), taps, inference_params)
 
     def allocate_states(self, batch_size: int) -> InferenceParams:
         """Return the states of an empty sequence; those of the scans are kept in float32 at least."""
@@ -151,6 +159,7 @@ class MambaLM(Student):
         top_p: float | None = None,
         eos_token_id: int | None = None,
         generator: torch.Generator | None = None,
+        inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """Continue the prompt: one scan over all of it, then one step per token, at a cost that does not grow.
 
@@ -162,6 +171,7 @@ class MambaLM(Student):
             top_p: Sample among the likeliest tokens that hold this much of the probability together.
             eos_token_id: A sequence ends with this token and is filled up with it.
             generator: Source of the randomness.
+            inputs_embeds: What the prompt's ids stand for, ``(batch, length, d_model)``, where that is not all text.
 
         Returns:
             Prompt and continuation, ``(batch, length + new)``.
@@ -177,7 +187,8 @@ class MambaLM(Student):
         finished = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
         tokens, latest = input_ids, input_ids
         for _ in range(max_new_tokens):
-            feature = self.forward_features(latest, inference_params=params)[:, -1]
+            feature = self.forward_features(latest, None, params, inputs_embeds)[:, -1]
+            inputs_embeds = None
             params.seqlen_offset += latest.shape[1]
             logits = self.lm_head(feature)[:, : self.config.vocab_size]
             chosen = sample(logits, temperature, top_k, top_p, generator).to(tokens.dtype)
@@ -212,8 +223,7 @@ class _Backbone(nn.Module):
         self.layers = nn.ModuleList(blocks)
         self.norm_f = create_norm(config.norm, config.d_model, config.norm_eps)
 
-    def forward(self, input_ids: Tensor, taps: Taps | None, inference_params: InferenceParams | None) -> Tensor:
-        x = self.embedding(input_ids)
+    def forward(self, x: Tensor, taps: Taps | None, inference_params: InferenceParams | None) -> Tensor:
         for i, layer in enumerate(self.layers):
             if inference_params is None:
                 x = run_block(layer, x, i, taps)

@@ -40,15 +40,20 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
         ValueError: Unknown name, or a value that the config refuses.
         TypeError: A field that the config does not have.
     """
+    config = model_config(name, **overrides)
+    model = _models[name][0](config)
+    model.name = name  # type: ignore[assignment]
+    return model
+
+
+def model_config(name: str, **overrides: Any) -> Any:
+    """The config that :func:`create_model` builds from, with the same errors."""
     config = default_config(name)
-    build, _ = _models[name]
     fields = [f.name for f in dataclasses.fields(config)]
     unknown = sorted(set(overrides) - set(fields))
     if unknown:
         raise TypeError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(fields)}")
-    model = build(dataclasses.replace(config, **overrides))
-    model.name = name  # type: ignore[assignment]
-    return model
+    return dataclasses.replace(config, **overrides)
 
 
 def default_config(name: str) -> Any:

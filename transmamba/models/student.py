@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -60,6 +60,12 @@ class Student(nn.Module):
         """Return the feature under the head; ``taps`` receives every block's output in canonical token order."""
         raise NotImplementedError
 
+    def forward_tokens(self, images: Tensor) -> Tensor:
+        """Return the last block's output in canonical order, ``(batch, tokens, width)``, without a class token."""
+        last = _LastLayer(len(self.layer_names) - 1)
+        self.forward_features(images, cast("Taps", last))
+        return last.output
+
     def clone_roles(self) -> dict[str, Role]:
         """Role of every parameter, for :func:`transmamba.distill.subclone`."""
         inside = {}
@@ -95,6 +101,22 @@ def run_block(
     x, directions = block(x, return_directions=True, **options)
     taps.record(layer, visible(x), [visible(f) for f in directions])
     return x
+
+
+class _LastLayer:
+    """Taps that keep the output of one layer."""
+
+    wants_directions = False
+    output: Tensor
+
+    def __init__(self, layer: int):
+        self.layer = layer
+
+    def wants(self, layer: int) -> bool:
+        return layer == self.layer
+
+    def record(self, _layer: int, merged: Tensor, _directions: list[Tensor]) -> None:
+        self.output = merged
 
 
 _IN_BLOCK = {

@@ -172,6 +172,17 @@ def _llama(base: str, head: str) -> TeacherSpec:
     )
 
 
+def _siglip(base: str) -> TeacherSpec:
+    """CLIP's vision tower without a class token."""
+    name = f"SigLIP's vision tower ({base or 'top level'})"
+    return dataclasses.replace(_clip(base, True), name=name, class_token="", special_tokens=0)
+
+
+def _llava(base: str, head: str) -> TeacherSpec:
+    """Its language model, which sees the images among its tokens; :class:`LlavaTeacher` has the other parts."""
+    return dataclasses.replace(_llama(base, head), name=f"LLaVA's language model ({base})")
+
+
 def _bert(base: str) -> TeacherSpec:
     """Its norms stand behind attention and MLP: the first is the one before the MLP, the last is the final one."""
     layer = f"{base}encoder.layer.{{i}}"
@@ -206,7 +217,10 @@ KNOWN = (
         for naming in (_current, _earlier)
     ),
     *(_clip(base, True) for base in ("", "vision_model.")),
+    *(_siglip(base) for base in ("", "vision_model.")),
     *(_clip(base, False) for base in ("", "text_model.")),
+    _llava("model.language_model.", "lm_head"),
+    _llava("language_model.model.", "language_model.lm_head"),
     _llama("model.", "lm_head"),
     _llama("", ""),
     _bert("bert."),

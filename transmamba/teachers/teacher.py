@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,15 +92,17 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, attention_mask: Tensor | None = None) -> TeacherOutput:
+    def forward(self, images: Tensor | Mapping[str, Tensor], attention_mask: Tensor | None = None) -> TeacherOutput:
         """Logits and features of ``images`` ``(batch, channels, H, W)``, or of token ids ``(batch, length)``.
 
         ``attention_mask`` ``(batch, length)`` is 0 or False where a token is padding; what is said there means nothing.
         A video ``(batch, channels, frames, H, W)`` is looked at frame by frame: the features are those of all frames
-        one after the other, the logits their mean.
+        one after the other, the logits their mean. A mapping holds the model's arguments by name, such as a LLaVA's
+        ``input_ids`` and ``pixel_values``.
         """
         self.eval()
-        if images.dim() == 5:
+        arguments = images if isinstance(images, Mapping) else {self.spec.inputs: images}
+        if isinstance(images, Tensor) and images.dim() == 5:
             frames = images.shape[2]
             each = self(images.transpose(1, 2).flatten(0, 1))
             features = [f.unflatten(0, (-1, frames)).flatten(1, 2) for f in each.features]
@@ -108,7 +110,7 @@ class Teacher(nn.Module):
             return TeacherOutput(logits, features, (frames, *each.grid))
         with self.taps() as features:
             masked = {} if attention_mask is None else {"attention_mask": attention_mask}
-            logits = getattr(self.model(**{self.spec.inputs: images}, **masked), "logits", None)
+            logits = getattr(self.model(**arguments, **masked), "logits", None)
         return TeacherOutput(logits, [f[:, self.spec.special_tokens :] for f in features], self.grid)
 
     @contextmanager
@@ -145,13 +147,15 @@ _CLASSES = {
     "clip": ("CLIPVisionModel", "CLIPVisionModelWithProjection", "CLIPTextModel", "CLIPTextModelWithProjection"),
     "clip_vision_model": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
     "clip_text_model": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "siglip_vision_model": ("SiglipVisionModel",),
     "llama": ("LlamaForCausalLM",),
+    "llava": ("LlavaForConditionalGeneration",),
     "bert": ("BertModel", "BertForMaskedLM"),
 }
 
 
 def create_teacher(source: Any, spec: TeacherSpec | None = None) -> Teacher:
-    """Wrap a Transformer: ViT or DeiT classifier, CLIP's vision or text tower, Llama, BERT, or another with a spec.
+    """Wrap a Transformer: ViT or DeiT classifier, CLIP's or SigLIP's tower, Llama, LLaVA, BERT, or another with a spec.
 
     Args:
         source: The model itself, its config of transformers (random weights), or the folder or hub name of a saved one;
