@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 FIGURES = ROOT / "docs" / "figures.md"
 GPU = ROOT / "docs" / "gpu_kernels.md"
+VISION_LANGUAGE = ROOT / "docs" / "vision_language.md"
 RESULTS = ROOT / "benchmarks" / "results"
 RETRIEVAL = ROOT / "docs" / "retrieval.md"
 ADAPTATION = "adapt_digits"  # tables of their own; every other section is named after an op, or for all of them:
@@ -29,6 +30,8 @@ RETRIEVED = "moving-mnist"
 CROSS_MODAL = "cross-modal"
 LANGUAGE = ("text", "sentences")  # runs on text
 TARGETS = "targets"  # everything that was set out to be reached
+ANSWERS = "llava_easy_vqa"  # of a miniature
+GENERATION = "generation"  # of a language model, beside a Transformer
 BESIDE_OTHERS = "beside others"  # of that, what compares with other libraries
 OPENS, CLOSES = "<!-- measured: {section} -->\n", "<!-- end of measured -->"
 NOTHING = "Nothing is measured yet; `make bench` measures this machine.\n"
@@ -62,6 +65,7 @@ def _text(section: str, results: Path) -> str:
     trained = {ADAPTATION: ("adapt_digits.json", _adaptation), RETRIEVED: ("retrieval.json", _retrieval)}
     trained[CROSS_MODAL] = ("cross_modal.json", _cross_modal)
     trained |= {name: (f"language/{name}.json", _run_on_text) for name in LANGUAGE}
+    trained |= {ANSWERS: (f"{ANSWERS}.json", _answers)}
     if section in trained:
         name, table = trained[section]
         return table(json.loads((results / name).read_text())) if (results / name).exists() else ""
@@ -185,6 +189,29 @@ def _cross_modal(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _answers(content: dict) -> str:
+    options, kinds, blind = content["options"], content["by_kind"], content["baselines"]
+    lines = [
+        f"{options['questions']} questions, {options['epochs']} epochs of batches of {options['batch_size']} "
+        f"({content['history'][-1]['step']} steps, {content['seconds'] / 60:.0f} minutes), one seed; a language model "
+        f"of {options['depth']} layers of width {options['d_model']}. Of {options['held_out']} questions about images "
+        "that were held out, answered right:",
+        "",
+        "| | questions | right |",
+        "|---|---|---|",
+        f"| all | {options['held_out']} | {content['accuracy']:.1%} |",
+        *(f"| {kind} | {row['questions']} | {row['accuracy']:.1%} |" for kind, row in sorted(kinds.items())),
+        *(f"| without the image: {name} | {options['held_out']} | {value:.1%} |" for name, value in blind.items()),
+        "",
+        "The first of them:",
+        "",
+        "| question | answer | generated |",
+        "|---|---|---|",
+        *(f"| {e['question']} | {e['answer']} | {e['generated']} |" for e in content["examples"][:8]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _table(section: str, machine: dict[str, Any], rows: list[Row]) -> str:
     device = "gpu" if section.endswith(ON_A_GPU) else "cpu"
     section, rows = section.removesuffix(ON_A_GPU), [row for row in rows if row.device == device]
@@ -223,6 +250,7 @@ def main(check: bool) -> int:
     pages = {README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU], FIGURES: [TARGETS]}
     pages |= {RETRIEVAL: [RETRIEVED], ROOT / "docs" / "language.md": list(LANGUAGE)}
     pages[ROOT / "docs" / "vqa.md"] = [CROSS_MODAL]
+    pages |= {VISION_LANGUAGE: [ANSWERS, GENERATION]}
     pages |= {GPU: [FLOORS, *(op + ON_A_GPU for op in ops())], **{page_of(op): [op] for op in ops()}}
     for page, sections in pages.items():
         old = new = page.read_text()
