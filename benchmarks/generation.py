@@ -1,4 +1,4 @@
-"""Time and memory of a generated token on the CPU, beside a Llama of ``transformers`` with its cache of keys and values.
+"""Time and memory of a generated token on the CPU, beside a Llama of ``transformers`` with its cache.
 
 The teacher has SmolLM2-135M's architecture; one student has as many parameters, the other as many layers. Weights are
 random, and so is what states and caches hold of the context: neither changes the work. ``python -m

@@ -218,6 +218,7 @@ def _table(section: str, machine: dict[str, Any], rows: list[Row]) -> str:
     overview = section in (TARGETS, BESIDE_OTHERS)
     if section == BESIDE_OTHERS:
         rows = [row for row in rows if row.target and not row.at_most and row.unit == "x" and row.peer not in _OURS]
+        rows = [row for row in rows if row.op != GENERATION]  # a model, not an op
     else:
         rows = [row for row in rows if (row.target is not None if overview else row.op == section)]
     if not rows:

@@ -173,9 +173,9 @@ def _llama(base: str, head: str) -> TeacherSpec:
 
 
 def _siglip(base: str) -> TeacherSpec:
-    """CLIP's vision tower without a class token."""
+    """CLIP's vision tower without a class token and without a norm in front of the first layer."""
     name = f"SigLIP's vision tower ({base or 'top level'})"
-    return dataclasses.replace(_clip(base, True), name=name, class_token="", special_tokens=0)
+    return dataclasses.replace(_clip(base, True), name=name, class_token="", embedding_norm="", special_tokens=0)
 
 
 def _llava(base: str, head: str) -> TeacherSpec:

@@ -13,9 +13,10 @@ from transmamba.train import Plan, Trainer, plain
 transformers = pytest.importorskip("transformers")
 Image = pytest.importorskip("PIL.Image")
 
-WORDS = "<s> </s> USER: ASSISTANT: what is it ? dark light no one".split()
+WORDS = ["<s>", "</s>", "USER:", "ASSISTANT:", "what", "is", "it", "?", "dark", "light", "no", "one"]
 CHAT = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} {% else %}ASSISTANT: {{ m['content'] }} </s> "
+    "{% for m in messages %}{% if m['role'] == 'user' %}USER: {{ m['content'] }} "
+    "{% else %}ASSISTANT: {{ m['content'] }} </s> "
     "{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}"
 )
 END, USER, ASSISTANT, WHAT, IS, IT = range(1, 7)
