@@ -72,7 +72,7 @@ class Cloner:
         """Return the row of one student tensor and its new value, or None to keep it."""
         part, layer = role
         if not self.weights:
-            return self._keep(name, parameter, "nothing is copied (weights=False)")
+            return _kept(name, parameter, "nothing is copied (weights=False)")
         if part.startswith("mixer"):
             return _kept(name, parameter, "part of the SSM, which a Transformer does not have")
         if part == "stem":
