@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from transmamba.distill.calibration import MODES, Calibration
 from transmamba.distill.directions import DIRECTIONS, direction_features, direction_names
@@ -233,17 +234,25 @@ class Distiller(nn.Module):
             for key in dict.fromkeys(wanted)
         }
         targets = [shared[key] for key in wanted]
-        per_layer = [
-            [self.calibration(counted(f), i) for f in direction_features(taps, i, self._directions)]
-            for i in range(len(self.layer_map))
-        ]
+        per_layer = [direction_features(taps, i, self._directions) for i in range(len(self.layer_map))]
+
+        def calibrated(feature: Tensor, layer: int) -> Tensor:
+            return self.calibration(counted(feature), layer)
+
+        def agreement(feature: Tensor, layer: int) -> Tensor:
+            return mean_cosine(calibrated(feature, layer), targets[layer])
+
+        # Computed again in the backward pass: kept, these features would be half of the distillation's memory.
         cosine = torch.stack(
-            [torch.stack([mean_cosine(f, target) for f in fs]) for fs, target in zip(per_layer, targets, strict=True)],
+            [
+                torch.stack([checkpoint(agreement, f, i, use_reentrant=False, preserve_rng_state=False) for f in fs])
+                for i, fs in enumerate(per_layer)
+            ],
             dim=1,
         )
         metrics = {f"cosine_{name}": c.mean() for name, c in zip(self.direction_names, cosine, strict=True)}
         if self.config.weighting == "official":
-            return official_loss([fs[0] for fs in per_layer], targets), metrics
+            return official_loss([calibrated(fs[0], i) for i, fs in enumerate(per_layer)], targets), metrics
         if self.log_variance is not None:
             return learned_loss(cosine, self.log_variance), metrics
         weights = self._weights(cosine)
