@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.adapt_digits import processor
+from benchmarks.machine import cpu_model
 from transmamba.files import write_json
 from transmamba.run_folder import CURVES, METRICS
 
@@ -42,7 +42,7 @@ def content(metrics: dict[str, Any]) -> dict[str, Any]:
     config = {name: value for name, value in metrics["config"].items() if name not in _PLACES}
     teacher = {name: value for name, value in config.pop("teacher").items() if name != "path"}
     return {
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": config["threads"]},
+        "machine": {"processor": cpu_model(), "cores": os.cpu_count(), "threads": config["threads"]},
         "config": {**config, "teacher": teacher},
         **{name: metrics[name] for name in ("versions", "data", "metric", "coverage", "results")},
     }

@@ -21,7 +21,7 @@ def machine_record(rounds: int) -> dict[str, object]:
     module = native.load()
     return {
         **(gpu_record() if torch.cuda.is_available() else {}),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpus": usable_cpus(),
         "instruction_set": module.isa(),
         "compiler": module.compiler,
@@ -44,7 +44,8 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

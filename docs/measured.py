@@ -7,6 +7,7 @@ measurements. No figure in these pages is typed by hand.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.gpu import floors
 from benchmarks.gpu.chip import H200
 from benchmarks.gpu.test_selective_scan import TARGETS as GPU_TARGETS
 from benchmarks.rows import Row, load
+from transmamba.ablation_report import SHARES, row_of, to_markdown
 from transmamba.report import first_reaching
 from transmamba.tasks import Metric
 
@@ -24,8 +26,10 @@ FIGURES = ROOT / "docs" / "figures.md"
 GPU = ROOT / "docs" / "gpu_kernels.md"
 VISION_LANGUAGE = ROOT / "docs" / "vision_language.md"
 RESULTS = ROOT / "benchmarks" / "results"
+ADAPTING = ROOT / "docs" / "adaptation.md"
 RETRIEVAL = ROOT / "docs" / "retrieval.md"
-ADAPTATION = "adapt_digits"  # tables of their own; every other section is named after an op, or for all of them:
+ADAPTATION = "adaptation"  # tables of their own; every other section is named after an op, or for all of them:
+ABLATIONS = {"ablation of digits": "digits"}
 RETRIEVED = "moving-mnist"
 CROSS_MODAL = "cross-modal"
 LANGUAGE = ("text", "sentences")  # runs on text
@@ -62,8 +66,9 @@ def fill(page: str, section: str, results: Path = RESULTS) -> str:
 def _text(section: str, results: Path) -> str:
     if section == FLOORS:
         return _floors()
-    trained = {ADAPTATION: ("adapt_digits.json", _adaptation), RETRIEVED: ("retrieval.json", _retrieval)}
+    trained = {ADAPTATION: ("ablation/digits.json", _adaptation), RETRIEVED: ("retrieval.json", _retrieval)}
     trained[CROSS_MODAL] = ("cross_modal.json", _cross_modal)
+    trained |= {section: (f"ablation/{name}.json", _ablation) for section, name in ABLATIONS.items()}
     trained |= {name: (f"language/{name}.json", _run_on_text) for name in LANGUAGE}
     trained |= {ANSWERS: (f"{ANSWERS}.json", _answers)}
     if section in trained:
@@ -93,26 +98,32 @@ def _time(work: floors.Work) -> str:
 
 
 def _adaptation(content: dict) -> str:
-    config, seeds, mean = content["config"], content["seeds"], content["mean"]
+    seeds, epochs = len(content["rows"]["base"]["seeds"]), content["config"]["epochs"]
+    shown = {"scratch": "Mamba from scratch"}
+    shown |= {f"data-{share}": f"the same Mamba, adapted, {share} % of the data" for share in SHARES}
     lines = [
-        f"Means over {len(seeds)} seeds (`python -m benchmarks.adapt_digits`), {config['epochs']} epochs each; "
-        "accuracy of the last epoch on the test images:",
+        f"Means over {seeds} seeds (`transmamba ablate`), {epochs} epochs each; accuracy of the last epoch on the test "
+        "images:",
         "",
         "| | images | steps | accuracy |",
-        "|---|---|---|---|",
-        f"| teacher, a ViT | {mean['scratch_images']:.0f} | | {mean['teacher']:.2%} |",
+        "|---|---:|---:|---:|",
+        f"| teacher, a ViT | | | {content['teacher']['mean']:.2%} |",
     ]
-    for name in ("scratch", "adapted"):
-        what = "Mamba from scratch" if name == "scratch" else "the same Mamba, adapted"
-        lines.append(f"| {what} | {mean[f'{name}_images']:.0f} | {mean[f'{name}_steps']:.0f} | {mean[name]:.2%} |")
-    reached = mean["adapted_epochs_to_scratch"]
-    lines += [
-        "",
-        f"The adapted student reaches the final accuracy of the one from scratch after {reached:.1f} epochs."
-        if reached is not None
-        else "Not in every seed did the adapted student reach the final accuracy of the one from scratch.",
-    ]
+    for name, what in shown.items():
+        row = row_of(content, name)
+        images, steps = (statistics.fmean(cell[n] for cell in row["seeds"].values()) for n in ("samples", "steps"))
+        lines.append(f"| {what} | {images:.0f} | {steps:.0f} | {row['reached']['mean']:.2%} |")
     return "\n".join(lines) + "\n"
+
+
+def _ablation(content: dict) -> str:
+    config = content["config"]
+    lines = [
+        f"{config['student']} on {config['data']}, {config['epochs']} epochs; the base sees {config['fraction']:.0%} of the "
+        f"training data, scratch {config['scratch_fraction']:.0%}. One thread of {content['processor']}.",
+        "",
+    ]
+    return "\n".join(lines) + to_markdown(content)
 
 
 def _run_on_text(content: dict) -> str:
@@ -248,7 +259,11 @@ def _on(machine: dict[str, Any], device: str) -> str:
 def main(check: bool) -> int:
     """Rewrite the pages, or with ``check`` only compare them; return how many differ."""
     stale = 0
-    pages = {README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU], FIGURES: [TARGETS]}
+    pages = {
+        README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU],
+        FIGURES: [TARGETS],
+        ADAPTING: list(ABLATIONS),
+    }
     pages |= {RETRIEVAL: [RETRIEVED], ROOT / "docs" / "language.md": list(LANGUAGE)}
     pages[ROOT / "docs" / "vqa.md"] = [CROSS_MODAL]
     pages |= {VISION_LANGUAGE: [ANSWERS, GENERATION]}

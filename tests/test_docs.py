@@ -113,15 +113,26 @@ def test_a_gpu_has_tables_of_its_own(tmp_path):
 
 
 def test_the_adaptation_is_a_table_of_its_own(tmp_path):
-    mean = {"teacher": 0.97, "scratch": 0.9123, "adapted": 0.95, "scratch_images": 1000, "adapted_images": 750}
-    mean |= {"scratch_steps": 160, "adapted_steps": 120, "adapted_epochs_to_scratch": 3.5}
-    for reached, text in ((3.5, "after 3.5 epochs"), (None, "Not in every seed")):
-        content = {"config": {"epochs": 10}, "seeds": [{}, {}], "mean": {**mean, "adapted_epochs_to_scratch": reached}}
-        (tmp_path / "adapt_digits.json").write_text(json.dumps(content))
-        page = measured.fill(_page(measured.ADAPTATION), measured.ADAPTATION, tmp_path)
-        assert "Means over 2 seeds" in page
-        assert "| Mamba from scratch | 1000 | 160 | 91.23% |" in page
-        assert text in page
+    def row(reached, samples, steps):
+        return {"reached": {"mean": reached}, "seeds": {seed: {"samples": samples, "steps": steps} for seed in "03"}}
+
+    content = {
+        "config": {"epochs": 10},
+        "same_as_base": ["data-25"],
+        "teacher": {"mean": 0.97},
+        "rows": {
+            "scratch": row(0.9123, 1000, 160),
+            "base": row(0.9, 250, 40),
+            **{f"data-{share}": row(0.9 + share / 1000, 10 * share, 2 * share) for share in (100, 75, 50)},
+        },
+    }
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "digits.json").write_text(json.dumps(content))
+    page = measured.fill(_page(measured.ADAPTATION), measured.ADAPTATION, tmp_path)
+    assert "Means over 2 seeds (`transmamba ablate`), 10 epochs each" in page
+    assert "| Mamba from scratch | 1000 | 160 | 91.23% |" in page
+    assert "| the same Mamba, adapted, 75 % of the data | 750 | 150 | 97.50% |" in page
+    assert "| the same Mamba, adapted, 25 % of the data | 250 | 40 | 90.00% |" in page
     assert "Nothing is measured yet" in measured.fill(_page(), "an_op", tmp_path)
 
 

@@ -110,13 +110,14 @@ def table_rows(content: dict[str, Any], names: Iterable[str]) -> list[tuple[str,
         row = content["rows"][name]
         cells = list(row["seeds"].values())
         reached = [cell for cell in cells if cell["steps_to_scratch"] is not None]
+        fewer = "" if len(cells) == len(content["rows"]["base"]["seeds"]) else f" (seeds {', '.join(row['seeds'])})"
         after = "-"
         if reached:
             after = f"{_mean(reached, 'steps_to_scratch')} (epoch {_mean(reached, 'epochs_to_scratch')})"
             after += f" in {len(reached)} of {len(cells)}" if len(reached) < len(cells) else ""
         rows.append(
             (
-                name,
+                name + fewer,
                 *(_mean(cells, what) for what in ("samples", "epochs", "steps")),
                 points(row["reached"]["mean"], row["reached"]["std"], ""),
                 "" if name == "base" else points(row["to_base"]["mean"], row["to_base"]["error"], "+"),
