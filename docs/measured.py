@@ -119,8 +119,8 @@ def _adaptation(content: dict) -> str:
 def _ablation(content: dict) -> str:
     config = content["config"]
     lines = [
-        f"{config['student']} on {config['data']}, {config['epochs']} epochs; the base sees {config['fraction']:.0%} of the "
-        f"training data, scratch {config['scratch_fraction']:.0%}. One thread of {content['processor']}.",
+        f"{config['student']} on {config['data']}, {config['epochs']} epochs; the base sees {config['fraction']:.0%} "
+        f"of the training data, scratch {config['scratch_fraction']:.0%}. One thread of {content['processor']}.",
         "",
     ]
     return "\n".join(lines) + to_markdown(content)
