@@ -30,6 +30,7 @@ ADAPTING = ROOT / "docs" / "adaptation.md"
 RETRIEVAL = ROOT / "docs" / "retrieval.md"
 ADAPTATION = "adaptation"  # tables of their own; every other section is named after an op, or for all of them:
 ABLATIONS = {"ablation of digits": "digits"}
+RUNS = "other students and data"
 RETRIEVED = "moving-mnist"
 CROSS_MODAL = "cross-modal"
 LANGUAGE = ("text", "sentences")  # runs on text
@@ -66,6 +67,8 @@ def fill(page: str, section: str, results: Path = RESULTS) -> str:
 def _text(section: str, results: Path) -> str:
     if section == FLOORS:
         return _floors()
+    if section == RUNS:
+        return _runs(results)
     trained = {ADAPTATION: ("ablation/digits.json", _adaptation), RETRIEVED: ("retrieval.json", _retrieval)}
     trained[CROSS_MODAL] = ("cross_modal.json", _cross_modal)
     trained |= {section: (f"ablation/{name}.json", _ablation) for section, name in ABLATIONS.items()}
@@ -124,6 +127,22 @@ def _ablation(content: dict) -> str:
         "",
     ]
     return "\n".join(lines) + to_markdown(content)
+
+
+def _runs(results: Path) -> str:
+    lines = [
+        "| student | data | epochs | images, adapted | scratch | teacher | scratch | adapted |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for path in sorted((results / "runs").glob("*.json")):
+        content = json.loads(path.read_text())
+        config, found = content["config"], content["results"]
+        images = [f"{found[name]['train_samples']}" for name in ("adapted", "scratch")]
+        reached = [f"{found[name]['accuracy']:.2%}" for name in ("teacher", "scratch", "adapted")]
+        lines.append(
+            "| " + " | ".join([config["student"], config["data"], str(config["epochs"]), *images, *reached]) + " |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _run_on_text(content: dict) -> str:
@@ -262,7 +281,7 @@ def main(check: bool) -> int:
     pages = {
         README: [ADAPTATION, BESIDE_OTHERS, BESIDE_OTHERS + ON_A_GPU],
         FIGURES: [TARGETS],
-        ADAPTING: list(ABLATIONS),
+        ADAPTING: [*ABLATIONS, RUNS],
     }
     pages |= {RETRIEVAL: [RETRIEVED], ROOT / "docs" / "language.md": list(LANGUAGE)}
     pages[ROOT / "docs" / "vqa.md"] = [CROSS_MODAL]
