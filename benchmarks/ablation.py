@@ -2,7 +2,8 @@
 
 The folder of a grid, as ``transmamba ablate`` leaves it, becomes ``benchmarks/results/ablation/<data>.json`` and its
 curves ``docs/figures/ablation-<data>.png``; that of a run of ``transmamba adapt`` becomes
-``benchmarks/results/runs/<data>-<student>.json``. ``make docs`` then writes the tables of README and docs/adaptation.md.
+``benchmarks/results/runs/<data>-<student>.json``. ``make docs`` then writes the tables of README and of
+docs/adaptation.md.
 """
 
 from __future__ import annotations
