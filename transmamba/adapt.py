@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from transmamba import processes
-from transmamba.checkpoint import Manifest, read_manifest, require_stage, save_checkpoint, versions
+from transmamba.checkpoint import Manifest, Stages, read_manifest, require_stage, save_checkpoint, versions
 from transmamba.config import RunConfig, digest, identity, to_dict
 from transmamba.distill import DistillConfig, Distiller, check_mixers, layer_map, subclone
 from transmamba.files import write_text
@@ -131,11 +131,12 @@ class _Adaptation:
         self.config, self.task, self.folder, self.taught, self.watcher = config, task, folder, taught, watcher
         self.train = task.subset(config.fraction, config.seed)
         self.identity = identity(to_dict(config))
+        self.stages = Stages(folder, self.identity, taught.weights_hash)
         self.device = torch.device(config.device)
 
     def initialise(self, report: Path) -> float:
         """Stage ``init``: clone the student and set up the calibration; return the cloned part of its parameters."""
-        if read_manifest(self.folder, "init") is None:
+        if not self.stages.finished("init"):
             student = _create_student(self.config, self.task).to(self.device)
             inputs = [batch.to(self.device) for batch in self.task.inputs(self.train, 512)]
             cloned = subclone(student, self.taught.teacher, self.config.subclone, inputs, self.taught.before)
@@ -143,8 +144,8 @@ class _Adaptation:
             write_text(report, cloned.to_markdown())
             state = {"model": distiller.state_dict(), "channels": cloned.channels, "coverage": cloned.coverage}
             checkpoint = save_checkpoint(self.folder / "init.pt", state)
-            self._finish("init", checkpoint, "teacher", self.taught.weights_hash)
-        return self._require("init", "teacher", "distill")[1]["coverage"]
+            self.stages.finish("init", checkpoint, "teacher", self.taught.weights_hash)
+        return self.stages.require("init", "teacher", "distill")[1]["coverage"]
 
     def warm_up(self) -> dict[str, Any]:
         """Stage ``warmup``: mixers, stem and calibration alone, by the feature loss alone."""
@@ -161,8 +162,8 @@ class _Adaptation:
         self, stage: str, parent: str, options: DistillConfig, epochs: int, mixers_only: bool = False
     ) -> tuple[Distiller, dict[str, Any]]:
         grandparent = "init" if parent == "warmup" else "teacher"
-        before, start = self._require(parent, grandparent, stage)
-        if read_manifest(self.folder, stage) is None:
+        before, start = self.stages.require(parent, grandparent, stage)
+        if not self.stages.finished(stage):
             distiller = self._distiller(options, start)
             if mixers_only:
                 roles = distiller.student.clone_roles()  # type: ignore[operator]
@@ -172,32 +173,17 @@ class _Adaptation:
             plan = _plan(self.config, self.task, stage, self.train, epochs, origin)
             loss, measure = partial(self.task.distill, distiller), partial(self.task.measure, distiller.student)
             trainer = Trainer(plan, distiller, loss, measure, self.folder / f"{stage}.pt", self.watcher)
-            self._finish(stage, trainer.run(), parent, before.checkpoint)
-        state = self._require(stage, parent, "report")[1]
+            self.stages.finish(stage, trainer.run(), parent, before.checkpoint)
+        state = self.stages.require(stage, parent, "report")[1]
         return self._distiller(options, state), _trained(self.task, state, len(self.train))
 
     def _distiller(self, options: DistillConfig, state: dict[str, Any]) -> Distiller:
         """A student beside its teacher, with the weights of a stage."""
-        channels = self._require("init", "teacher", "distill")[1]["channels"]
+        channels = self.stages.require("init", "teacher", "distill")[1]["channels"]
         student = _create_student(self.config, self.task)
         distiller = Distiller(student, self.taught.teacher, options, channels, self.task.criterion).to(self.device)
         distiller.load_state_dict(_weights(state))
         return distiller
-
-    def _require(self, stage: str, parent: str, needed_by: str) -> tuple[Manifest, dict[str, Any]]:
-        return require_stage(
-            self.folder,
-            stage,
-            needed_by=needed_by,
-            config=self.identity,
-            teacher=self.taught.weights_hash,
-            parent=parent,
-        )
-
-    def _finish(self, stage: str, checkpoint: str | None, parent: str, parent_checkpoint: str) -> None:
-        Manifest(
-            stage, checkpoint or "", self.identity, parent, parent_checkpoint, self.taught.weights_hash, versions()
-        ).write(self.folder)
 
 
 def _scratch(config: RunConfig, task: Task, folder: Path, watcher: Watcher | None) -> dict[str, Any]:

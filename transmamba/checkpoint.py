@@ -152,6 +152,34 @@ def require_stage(
     return manifest, load_checkpoint(path)
 
 
+class Stages:
+    """The stages between a teacher and a student in a run's folder, each with a checkpoint and a manifest.
+
+    Args:
+        folder: Where they lie.
+        config: The run's, flat.
+        teacher: Hash of the teacher's weights.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], teacher: str):
+        self.folder, self.config, self.teacher = folder, config, teacher
+
+    def finished(self, stage: str) -> bool:
+        """Whether ``stage`` needs no more work."""
+        return read_manifest(self.folder, stage) is not None
+
+    def require(self, stage: str, parent: str, needed_by: str) -> tuple[Manifest, dict[str, Any]]:
+        """:func:`require_stage`, made with this config and this teacher."""
+        return require_stage(
+            self.folder, stage, needed_by=needed_by, config=self.config, teacher=self.teacher, parent=parent
+        )
+
+    def finish(self, stage: str, checkpoint: str | None, parent: str, parent_checkpoint: str) -> None:
+        """Note that the checkpoint of ``stage`` is its last."""
+        manifest = Manifest(stage, checkpoint or "", self.config, parent, parent_checkpoint, self.teacher, versions())
+        manifest.write(self.folder)
+
+
 def file_hash(path: str | Path) -> str | None:
     """SHA-256 of a file, or None when it is missing."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transmamba import processes
 from transmamba.adapt import usable_device
-from transmamba.checkpoint import Manifest, read_manifest, require_stage, save_checkpoint, versions
+from transmamba.checkpoint import Manifest, Stages, require_stage, save_checkpoint, versions
 from transmamba.config import digest, identity, to_dict
 from transmamba.distill import check_mixers, layer_map
 from transmamba.distill.losses import contrastive_loss
@@ -157,11 +157,12 @@ class _Stages:
     ):
         self.config, self.data, self.folder, self.taught, self.watcher = config, data, folder, taught, watcher
         self.identity = identity(to_dict(config))
+        self.stages = Stages(folder, self.identity, taught.weights_hash)
         self.device = torch.device(config.device)
 
     def initialise(self, report: Path) -> float:
         """Stage ``init``: clone both towers and set up the calibration; return the cloned part of the parameters."""
-        if read_manifest(self.folder, "init") is None:
+        if not self.stages.finished("init"):
             student = create_student(self.config, self.taught.teacher).to(self.device)
             looked_at = range(0, min(256, len(self.data.train)), 64)
             batches = [self.data.train[list(range(i, min(i + 64, len(self.data.train))))] for i in looked_at]
@@ -176,26 +177,28 @@ class _Stages:
                 p.numel() for p in student.parameters()
             )
             state = {"model": distiller.state_dict(), "channels": channels, "coverage": coverage}
-            self._finish("init", save_checkpoint(self.folder / "init.pt", state), "teacher", self.taught.weights_hash)
-        return self._require("init", "teacher", "distill")[1]["coverage"]
+            self.stages.finish(
+                "init", save_checkpoint(self.folder / "init.pt", state), "teacher", self.taught.weights_hash
+            )
+        return self.stages.require("init", "teacher", "distill")[1]["coverage"]
 
     def distill(self) -> tuple[VideoText, dict[str, Any]]:
         """Stage ``distill``: everything, by the whole loss; return the student and what its training gave."""
-        before, start = self._require("init", "teacher", "distill")
+        before, start = self.stages.require("init", "teacher", "distill")
         student = create_student(self.config, self.taught.teacher)
         distiller = VideoTextDistiller(student, self.taught.teacher, self.config.distill, start["channels"])
         distiller.to(self.device).load_state_dict(start["model"])
-        if read_manifest(self.folder, "distill") is None:
+        if not self.stages.finished("distill"):
             origin = digest([self.identity, before.checkpoint, self.taught.weights_hash])
             checkpoint = self._trainer("distill", origin, distiller, distiller.loss, student).run()
-            self._finish("distill", checkpoint, "init", before.checkpoint)
-        state = self._require("distill", "init", "report")[1]
+            self.stages.finish("distill", checkpoint, "init", before.checkpoint)
+        state = self.stages.require("distill", "init", "report")[1]
         distiller.load_state_dict(state["model"] if state.get("ema") is None else state["ema"])
         return student.eval(), _trained(state, len(self.data.train))
 
     def scratch(self) -> dict[str, Any]:
         """The baseline: the adapted student's twin before cloning, by the contrastive loss alone, for equal steps."""
-        if read_manifest(self.folder, "scratch") is None:
+        if not self.stages.finished("scratch"):
             student = create_student(self.config, self.taught.teacher).to(self.device)
 
             def loss(clips: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -220,21 +223,6 @@ class _Stages:
         )
         test = partial(measure, student, model, self.data.test)
         return Trainer(plan, model, loss, test, self.folder / f"{stage}.pt", self.watcher)
-
-    def _require(self, stage: str, parent: str, needed_by: str) -> tuple[Manifest, dict[str, Any]]:
-        return require_stage(
-            self.folder,
-            stage,
-            needed_by=needed_by,
-            config=self.identity,
-            teacher=self.taught.weights_hash,
-            parent=parent,
-        )
-
-    def _finish(self, stage: str, checkpoint: str | None, parent: str, parent_checkpoint: str) -> None:
-        Manifest(
-            stage, checkpoint or "", self.identity, parent, parent_checkpoint, self.taught.weights_hash, versions()
-        ).write(self.folder)
 
 
 def create_student(config: RetrieveConfig, teacher: ClipTeacher) -> VideoText:
