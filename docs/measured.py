@@ -165,6 +165,9 @@ def _run_on_text(content: dict) -> str:
             f"| {what} | {metric.text(reached[metric.name])} | {reached[other]:.3f} | {row['parameters']:,} "
             f"| {row['seconds']:.0f} |"
         )
+    if not metric.higher_is_better:
+        ratio = results["adapted"][metric.name] / results["scratch"][metric.name]
+        lines += ["", f"Adapted over scratch: {ratio:.2f}."]
     first = first_reaching(results["adapted"]["history"], results["scratch"][metric.name], metric)
     lines += [
         "",
