@@ -19,6 +19,7 @@ from benchmarks.rows import Row, load
 from transmamba.ablation_report import SHARES, row_of, to_markdown
 from transmamba.report import first_reaching
 from transmamba.tasks import Metric
+from transmamba.vqa.report import table_rows
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -33,6 +34,7 @@ ABLATIONS = {"ablation of digits": "digits"}
 RUNS = "other students and data"
 RETRIEVED = "moving-mnist"
 CROSS_MODAL = "cross-modal"
+EASY_VQA = "easy-vqa"
 LANGUAGE = ("text", "sentences")  # runs on text
 TARGETS = "targets"  # everything that was set out to be reached
 ANSWERS = "llava_easy_vqa"  # of a miniature
@@ -71,6 +73,7 @@ def _text(section: str, results: Path) -> str:
         return _runs(results)
     trained = {ADAPTATION: ("ablation/digits.json", _adaptation), RETRIEVED: ("retrieval.json", _retrieval)}
     trained[CROSS_MODAL] = ("cross_modal.json", _cross_modal)
+    trained[EASY_VQA] = (f"vqa/{EASY_VQA}.json", _questions)
     trained |= {section: (f"ablation/{name}.json", _ablation) for section, name in ABLATIONS.items()}
     trained |= {name: (f"language/{name}.json", _run_on_text) for name in LANGUAGE}
     trained |= {ANSWERS: (f"{ANSWERS}.json", _answers)}
@@ -201,6 +204,21 @@ def _retrieval(content: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _questions(content: dict) -> str:
+    config, results, data, machine = (content[name] for name in ("config", "results", "data", "machine"))
+    lines = [
+        f"{config['epochs']} epochs of {data['train_questions']:,} questions about {data['train_images']:,} images, "
+        f"{results['steps']:,} steps, {results['seconds'] / 60:.0f} minutes on {machine['threads']} thread of "
+        f"{machine['cpu']} that did other work too; seed {config['seed']}. Accuracy on "
+        f"{data['test_questions']:,} questions about {data['test_images']:,} other images:",
+        "",
+        "| | accuracy |",
+        "|---|---:|",
+        *(f"| {name} | {value} |" for name, value in table_rows(results)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _cross_modal(content: dict) -> str:
     variants: dict[str, list[dict[str, float]]] = {}
     for key, accuracies in content["runs"].items():
@@ -287,7 +305,7 @@ def main(check: bool) -> int:
         ADAPTING: [*ABLATIONS, RUNS],
     }
     pages |= {RETRIEVAL: [RETRIEVED], ROOT / "docs" / "language.md": list(LANGUAGE)}
-    pages[ROOT / "docs" / "vqa.md"] = [CROSS_MODAL]
+    pages[ROOT / "docs" / "vqa.md"] = [EASY_VQA, CROSS_MODAL]
     pages |= {VISION_LANGUAGE: [ANSWERS, GENERATION]}
     pages |= {GPU: [FLOORS, *(op + ON_A_GPU for op in ops())], **{page_of(op): [op] for op in ops()}}
     for page, sections in pages.items():
