@@ -21,7 +21,7 @@ from transmamba.teachers import Teacher, create_teacher
 from transmamba.teachers.teacher import no_progress_bars
 from transmamba.train import Plan, Trainer, Watcher, plain
 
-FORMAT = "transmamba-teacher"
+FORMAT, _MANIFEST = "transmamba-teacher", "teacher.json"
 
 
 @dataclasses.dataclass
@@ -78,7 +78,7 @@ def teach(config: RunConfig, task: Task, folder: Path | None = None, watcher: Wa
         return Taught(teacher, config.teacher.path, reached, "given", teacher.weights_hash())
     folder = teacher_folder(config) if folder is None else folder
     before = copy.deepcopy(teacher) if config.teacher.fine_tune else None
-    if (manifest := _read(folder / "teacher.json")) is not None:
+    if (manifest := read_manifest(folder, FORMAT, "a teacher")) is not None:
         return dataclasses.replace(_reuse(config, folder, manifest, task.metric.name, device), before=before)
     folder.mkdir(parents=True, exist_ok=True)
     model = teacher.model.to(device)
@@ -102,7 +102,7 @@ def teach(config: RunConfig, task: Task, folder: Path | None = None, watcher: Wa
     teacher = build_teacher(config, task)  # what was trained may be shared out among processes
     teacher.model.load_state_dict(weights)
     teacher.to(device)
-    _save_pretrained(teacher.model, folder)
+    save_parts(folder, teacher.model)
     taught = Taught(
         teacher,
         str(folder),
@@ -112,45 +112,68 @@ def teach(config: RunConfig, task: Task, folder: Path | None = None, watcher: Wa
         trainer.seconds,
         before,
     )
-    # Last, for it says that everything before it is there.
-    _write(folder, taught, config, task.metric.name)
+    content = {
+        "format": FORMAT,
+        "config": _identity(config),
+        task.metric.name: taught.reached,
+        "seconds": taught.seconds,
+        "weights": taught.weights_hash,
+    }
+    write_manifest(folder, content)
     return taught
 
 
-def _save_pretrained(model: Any, folder: Path) -> None:
+def save_parts(folder: Path, *parts: Any) -> None:
+    """Write models and tokenizers of transformers into ``folder``.
+
+    Raises:
+        OSError: They cannot be written.
+    """
     try:
         with no_progress_bars(), one_writer() as writes:
-            if writes:
-                model.save_pretrained(folder)
+            for part in parts if writes else ():
+                part.save_pretrained(folder)
     except Exception as error:  # safetensors has its own type for a full disk
         raise OSError(errno.EIO, f"cannot write the teacher into {folder}: {error}") from error
 
 
-def _write(folder: Path, taught: Taught, config: RunConfig, metric: str) -> None:
-    content = {
-        "format": FORMAT,
-        "config": _identity(config),
-        metric: taught.reached,
-        "seconds": taught.seconds,
-        "weights": taught.weights_hash,
-        "versions": versions(),
-    }
-    write_json(folder / "teacher.json", content)
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Say that everything of a teacher is in ``folder``: the last thing to be written, and its checkpoint goes."""
+    write_json(folder / _MANIFEST, {**content, "versions": versions()})
     with one_writer() as writes:
         if writes:
             (folder / "teacher.pt").unlink()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_manifest(folder: Path, expected: str, what: str) -> dict[str, Any] | None:
+    """What :func:`write_manifest` wrote into ``folder``, or None while no teacher is finished there.
+
+    Args:
+        expected: Its format.
+        what: How messages call such a teacher.
+
+    Raises:
+        CheckpointError: The file is damaged or foreign.
+    """
+    path = folder / _MANIFEST
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
+        if content["format"] != expected:
             raise ValueError("another format")
         return content
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is not the manifest of a teacher: {error}") from error
+        raise CheckpointError(f"{path} is not the manifest of {what}: {error}") from error
+
+
+def require_weights(folder: Path, manifest: dict[str, Any], found: str) -> None:
+    """Raise CheckpointError unless ``found`` is the hash of the weights that were saved in ``folder``."""
+    if found != manifest["weights"]:
+        raise CheckpointError(
+            f"the weights in {folder} are not those that were saved: expected {manifest['weights'][:12]}, "
+            f"found {found[:12]}; remove the folder to train the teacher again"
+        )
 
 
 def _reuse(config: RunConfig, folder: Path, manifest: dict[str, Any], metric: str, device: torch.device) -> Taught:
@@ -158,11 +181,7 @@ def _reuse(config: RunConfig, folder: Path, manifest: dict[str, Any], metric: st
         raise CheckpointError(f"{folder} holds a teacher made with other options; give another --out-dir")
     teacher = create_teacher(folder)
     found = teacher.weights_hash()
-    if found != manifest["weights"]:
-        raise CheckpointError(
-            f"the weights in {folder} are not those that were saved: expected {manifest['weights'][:12]}, "
-            f"found {found[:12]}; remove the folder to train the teacher again"
-        )
+    require_weights(folder, manifest, found)
     teacher.to(device)
     return Taught(teacher, str(folder), manifest[metric], "reused", found, manifest["seconds"])
 

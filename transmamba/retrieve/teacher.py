@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,16 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transmamba.checkpoint import CheckpointError, versions
 from transmamba.config import digest, to_dict
 from transmamba.distill.losses import contrastive_loss
-from transmamba.files import write_json
 from transmamba.retrieve.config import ClipConfig, RetrieveConfig
 from transmamba.retrieve.data import VideoData
 from transmamba.retrieve.retriever import load_tokenizer, measure
 from transmamba.tasks.task import Metric
+from transmamba.teach import read_manifest, require_weights, save_parts, write_manifest
 from transmamba.teachers import ClipTeacher, create_clip
-from transmamba.teachers.teacher import no_progress_bars
 from transmamba.train import Plan, Trainer, Watcher, plain
 
 FORMAT = "transmamba-clip"
@@ -134,7 +130,7 @@ def teach_clip(
     names = ("data", "train_clips", "test_clips", "frames", "image_size", "channels", "seed", "teacher")
     identity = {name: whole[name] for name in names}
     folder = config.folder.parent / "teachers" / f"{config.data}-clip-{digest(identity)[:10]}"
-    if (manifest := _read(folder / "teacher.json")) is not None:
+    if (manifest := read_manifest(folder, FORMAT, "a CLIP")) is not None:
         return _reuse(folder, manifest, device)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -158,41 +154,19 @@ def teach_clip(
     trainer = Trainer(plan, teacher.model, plain(loss), test, folder / "teacher.pt", watcher)
     trainer.run()
     teacher.eval()
-    try:
-        with no_progress_bars():
-            teacher.model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-    except Exception as error:  # safetensors has its own type for a full disk
-        raise OSError(errno.EIO, f"cannot write the teacher into {folder}: {error}") from error
-    measured, weights = test(), _hash(teacher)
+    save_parts(folder, teacher.model, tokenizer)
+    measured = {name: value for name, value in trainer.history[-1].items() if name not in ("step", "epoch", "loss")}
+    weights = _hash(teacher)
     content = {"format": FORMAT, "measured": measured, "seconds": trainer.seconds, "weights": weights}
-    # Last, for it says that everything before it is there.
-    write_json(folder / "teacher.json", {**content, "config": identity, "versions": versions()})
-    (folder / "teacher.pt").unlink()
+    write_manifest(folder, {**content, "config": identity})
     return TaughtClip(teacher, str(folder), "trained", measured, weights, trainer.seconds)
 
 
 def _reuse(folder: Path, manifest: dict[str, Any], device: torch.device) -> TaughtClip:
     teacher = create_clip(folder).to(device)
     found = _hash(teacher)
-    if found != manifest["weights"]:
-        raise CheckpointError(
-            f"the weights in {folder} are not those that were saved: expected {manifest['weights'][:12]}, "
-            f"found {found[:12]}; remove the folder to train the teacher again"
-        )
+    require_weights(folder, manifest, found)
     return TaughtClip(teacher, str(folder), "reused", manifest["measured"], found, manifest["seconds"])
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise ValueError("another format")
-        return content
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is not the manifest of a CLIP: {error}") from error
 
 
 def _hash(teacher: ClipTeacher) -> str:
