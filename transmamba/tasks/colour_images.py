@@ -48,7 +48,7 @@ def _binary(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 def _rows(folder: Path, names: list[str], labels: str) -> tuple[np.ndarray, np.ndarray]:
     images = []
     for name in names:
-        rows = np.asarray(_open(_existing(folder / f"{name}.png")))
+        rows = np.asarray(open_image(_existing(folder / f"{name}.png")))
         if rows.shape[1:] != (1024, 3):
             raise ValueError(f"{folder / name}.png must have rows of 1024 pixels in colour, got {rows.shape}")
         images.append(rows.reshape(-1, 32, 32, 3))
@@ -105,16 +105,22 @@ def image_folder(folder: Path | None, size: int | None) -> tuple[np.ndarray, ...
 def _square(path: Path, size: int) -> np.ndarray:
     from PIL import ImageOps
 
-    return np.asarray(ImageOps.fit(_open(path), (size, size)))
+    return np.asarray(ImageOps.fit(open_image(path), (size, size)))
 
 
-def _open(path: Path) -> Any:
+def open_image(path: str | Path, mode: str = "RGB") -> Any:
+    """Read an image file as a ``PIL.Image`` of ``mode``.
+
+    Raises:
+        ValueError: It is no image, or a damaged one.
+        ImportError: Pillow is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:
         raise ImportError('images are read by Pillow: pip install "transmamba[adapt]"') from error
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
+            return image.convert(mode)
+    except (OSError, SyntaxError) as error:  # the latter of a damaged PNG
         raise ValueError(f"{path} cannot be read as an image: {error}") from error

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from transmamba.models import MambaVLM
+from transmamba.tasks.colour_images import open_image
 from transmamba.tasks.task import Batch
 
 IMAGE = "<image>"
@@ -172,13 +173,9 @@ def read_image(path: str | Path, size: int, channels: int = 3) -> Tensor:
     Raises:
         ValueError: The file is no image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    image = open_image(path, "RGB" if channels == 3 else "L")
+    from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB" if channels == 3 else "L")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
     mean, std = (_MEAN, _STD) if channels == 3 else ((sum(_MEAN) / 3,), (sum(_STD) / 3,))
     colour: Any = tuple(round(255 * m) for m in mean)
     square = ImageOps.pad(image, (size, size), Image.Resampling.BICUBIC, color=colour if channels == 3 else colour[0])

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transmamba.tasks.colour_images import open_image
+
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
@@ -107,17 +109,13 @@ def read_image(path: str | Path, size: int | None = None) -> Tensor:
     Raises:
         FileNotFoundError: It is missing.
         ValueError: It is no image, or a damaged one.
-        ImportError: Pillow, which comes with matplotlib, is not installed.
+        ImportError: Pillow is not installed.
     """
-    from PIL import Image
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"image {path} is missing")
-    try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    image = open_image(path)
     if size is not None and image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+        from PIL.Image import Resampling
+
+        image = image.resize((size, size), Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
