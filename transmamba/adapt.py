@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from transmamba import processes
-from transmamba.checkpoint import Manifest, Stages, read_manifest, require_stage, save_checkpoint, versions
+from transmamba.checkpoint import (
+    Manifest,
+    Stages,
+    read_manifest,
+    require_stage,
+    save_checkpoint,
+    trained_weights,
+    versions,
+)
 from transmamba.config import RunConfig, digest, identity, to_dict
 from transmamba.distill import DistillConfig, Distiller, check_mixers, layer_map, subclone
 from transmamba.files import write_text
@@ -182,7 +190,7 @@ class _Adaptation:
         channels = self.stages.require("init", "teacher", "distill")[1]["channels"]
         student = _create_student(self.config, self.task)
         distiller = Distiller(student, self.taught.teacher, options, channels, self.task.criterion).to(self.device)
-        distiller.load_state_dict(_weights(state))
+        distiller.load_state_dict(trained_weights(state))
         return distiller
 
 
@@ -224,10 +232,6 @@ def _create_student(config: RunConfig, task: Task) -> nn.Module:
     student = create_model(config.student, **{**config.student_options, **fits})
     task.check_student(student)
     return student
-
-
-def _weights(state: dict[str, Any]) -> dict[str, Any]:
-    return state["model"] if state.get("ema") is None else state["ema"]
 
 
 def _trained(task: Task, state: dict[str, Any], samples: int) -> dict[str, Any]:

@@ -180,6 +180,11 @@ class Stages:
         manifest.write(self.folder)
 
 
+def trained_weights(state: dict[str, Any]) -> dict[str, Any]:
+    """The weights that a stage's state stands for: their running mean, if there is one."""
+    return state["model"] if state.get("ema") is None else state["ema"]
+
+
 def file_hash(path: str | Path) -> str | None:
     """SHA-256 of a file, or None when it is missing."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if Path(path).is_file() else None

@@ -62,6 +62,12 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     return found["config"]
 
 
+def student_folder(folder: str | Path) -> Path:
+    """Where a saved student lies: the folder itself, or that of a run's student within it."""
+    inner = Path(folder) / STUDENT
+    return inner if inner.is_dir() else Path(folder)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from transmamba.commands.parsing import BadInputError, parse, refusing, use_thre
 from transmamba.config import RunConfig, TeacherConfig
 from transmamba.models import Student, load_pretrained
 from transmamba.report import samples_per_second
+from transmamba.run_folder import student_folder
 from transmamba.tasks import ImageData, load_task
 from transmamba.tasks.text import TextConfig
 from transmamba.teachers import create_teacher
@@ -84,8 +85,7 @@ def _check_images(model: nn.Module, data: ImageData, folder: Path) -> None:
 
 
 def _load(folder: Path) -> nn.Module:
-    if (folder / "student" / "config.json").is_file():
-        folder = folder / "student"
+    folder = student_folder(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no saved student or teacher: there is no config.json")
     if '"model_type"' in (folder / "config.json").read_text(encoding="utf-8", errors="replace"):

@@ -13,7 +13,7 @@ from rich.console import Console
 from transmamba.adapt import usable_device
 from transmamba.commands.parsing import BadInputError, parse, refusing, use_threads
 from transmamba.models import MambaLM, load_pretrained
-from transmamba.run_folder import STUDENT
+from transmamba.run_folder import student_folder
 from transmamba.tasks.text import load_tokenizer
 
 
@@ -49,7 +49,7 @@ def run(arguments: list[str], console: Console) -> int:
     options = parse(GenerateOptions, arguments, "generate")
     use_threads(options.threads)
     with refusing():
-        folder = options.folder / STUDENT if (options.folder / STUDENT).is_dir() else options.folder
+        folder = student_folder(options.folder)
         model, tokenizer, device = load_pretrained(folder), load_tokenizer(folder), usable_device(options.device)
         if not isinstance(model, MambaLM):
             raise BadInputError(f"{folder} holds {model.name}, which is no language model")

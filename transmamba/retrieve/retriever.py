@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from transmamba.files import write_json
 from transmamba.models import VideoText, load_pretrained, save_pretrained
-from transmamba.run_folder import STUDENT
+from transmamba.run_folder import student_folder
 from transmamba.tasks.retrieval import CaptionedClips, embed, retrieval_metrics, tokenize
+from transmamba.tasks.text import load_tokenizer
 from transmamba.tasks.video import read_clips, to_float
-from transmamba.teachers.teacher import no_progress_bars
 
 _CLIPS = "clips.json"
 
@@ -69,9 +69,7 @@ class Retriever:
         Raises:
             FileNotFoundError, ValueError: As of :func:`transmamba.models.load_pretrained`, or a file is missing.
         """
-        folder = Path(folder)
-        if (folder / STUDENT).is_dir():
-            folder = folder / STUDENT
+        folder = student_folder(folder)
         model = load_pretrained(folder)
         if not isinstance(model, VideoText):
             raise ValueError(
@@ -81,7 +79,7 @@ class Retriever:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; it lies beside the student of a retrieval run")
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(model, load_tokenizer(folder), content["mean"], content["std"])
+        return cls(model, load_padding_tokenizer(folder), content["mean"], content["std"])
 
     @torch.no_grad()
     def search(
@@ -156,19 +154,13 @@ def measure(model: Any, module: nn.Module, data: CaptionedClips) -> dict[str, fl
     }
 
 
-def load_tokenizer(source: str | Path) -> Any:
+def load_padding_tokenizer(source: str | Path) -> Any:
     """The tokenizer of transformers in a folder, or of a hub name.
 
     Raises:
         ValueError: There is none, or it cannot pad.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        with no_progress_bars():
-            tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # transformers raises many types here; each means that there is no usable tokenizer
-        raise ValueError(f"no tokenizer can be loaded from {str(source)!r}: {error}") from error
+    tokenizer = load_tokenizer(source)
     if tokenizer.pad_token is None:
         raise ValueError(f"the tokenizer of {str(source)!r} has no token to pad with")
     return tokenizer

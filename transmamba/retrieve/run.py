@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transmamba import processes
 from transmamba.adapt import usable_device
-from transmamba.checkpoint import Manifest, Stages, require_stage, save_checkpoint, versions
+from transmamba.checkpoint import Manifest, Stages, require_stage, save_checkpoint, trained_weights, versions
 from transmamba.config import digest, identity, to_dict
 from transmamba.distill import check_mixers, layer_map
 from transmamba.distill.losses import contrastive_loss
@@ -193,7 +193,7 @@ class _Stages:
             checkpoint = self._trainer("distill", origin, distiller, distiller.loss, student).run()
             self.stages.finish("distill", checkpoint, "init", before.checkpoint)
         state = self.stages.require("distill", "init", "report")[1]
-        distiller.load_state_dict(state["model"] if state.get("ema") is None else state["ema"])
+        distiller.load_state_dict(trained_weights(state))
         return student.eval(), _trained(state, len(self.data.train))
 
     def scratch(self) -> dict[str, Any]:

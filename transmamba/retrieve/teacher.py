@@ -15,7 +15,7 @@ from transmamba.config import digest, to_dict
 from transmamba.distill.losses import contrastive_loss
 from transmamba.retrieve.config import ClipConfig, RetrieveConfig
 from transmamba.retrieve.data import VideoData
-from transmamba.retrieve.retriever import load_tokenizer, measure
+from transmamba.retrieve.retriever import load_padding_tokenizer, measure
 from transmamba.tasks.task import Metric
 from transmamba.teach import read_manifest, require_weights, save_parts, write_manifest
 from transmamba.teachers import ClipTeacher, create_clip
@@ -50,7 +50,7 @@ class TaughtClip:
 def build_tokenizer(config: ClipConfig, texts: Sequence[str]) -> Any:
     """The tokenizer of ``config``: of the ready CLIP, or one that knows the words of ``texts``."""
     if config.path is not None:
-        return load_tokenizer(config.path)
+        return load_padding_tokenizer(config.path)
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -114,9 +114,10 @@ def load_tokenizer(folder: str | Path) -> Any:
     except ImportError as error:
         raise ImportError('tokenizers need transformers: pip install "transmamba[adapt]"') from error
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        with no_progress_bars():
+            return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # of many types; each means that there is no usable tokenizer
-        raise ValueError(f"{folder}: its tokenizer cannot be loaded by transformers: {error}") from error
+        raise ValueError(f"no tokenizer can be loaded from {str(folder)!r}: {error}") from error
 
 
 def tokenize(path: Path, size: int | None, tokenizer: Any, cache: Path) -> np.ndarray:

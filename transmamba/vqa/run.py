@@ -17,7 +17,7 @@ from transmamba.config import OptimConfig, digest, identity, to_dict
 from transmamba.files import write_text
 from transmamba.models import WithText, create_model, load_pretrained, save_pretrained, with_text
 from transmamba.models.pretrained import WEIGHTS
-from transmamba.run_folder import METRICS, METRICS_FORMAT, STAGES, STUDENT, TOKENIZER, claim, read_run
+from transmamba.run_folder import METRICS, METRICS_FORMAT, STAGES, STUDENT, TOKENIZER, claim, read_run, student_folder
 from transmamba.tasks.questions import EncodedQuestions, build_tokenizer, encode, normalise, read_image
 from transmamba.tasks.vqa import (
     VqaData,
@@ -190,12 +190,6 @@ class Answerer:
         known = self.tokenizer.get_vocab()
         words = self.tokenizer.pre_tokenizer.pre_tokenize_str(self.tokenizer.normalizer.normalize_str(question))
         return [word for word, _ in words if word not in known]
-
-
-def student_folder(folder: str | Path) -> Path:
-    """Where the saved student lies: the folder itself, or that of a run's student within it."""
-    inner = Path(folder) / STUDENT
-    return inner if inner.is_dir() else Path(folder)
 
 
 def _create_model(config: VqaConfig, answers: int, words: int) -> WithText:
