@@ -108,7 +108,9 @@ def adapt(run: Run, watcher: Watcher | None = None, say: Say = lambda text: None
     if scratch:
         say(f"scratch   {_reached(task, scratch)}")
     save_pretrained(student, folder / STUDENT)
-    task.keep(folder / STUDENT)
+    with processes.one_writer() as writes:
+        if writes:
+            task.keep(folder / STUDENT)
     results: dict[str, Any] = {
         "teacher": _row(taught.teacher.model, task, **{task.metric.name: taught.reached}, seconds=taught.seconds),
         "scratch": scratch,

@@ -5,32 +5,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import distributed
-
-
-@contextmanager
-def one_writer() -> Iterator[bool]:
-    """Yield whether this is the process that changes files: the first of those that train together.
-
-    All wait for each other before and afterwards, so that all have read what was there and find what is there then.
-    """
-    joined = distributed.is_available() and distributed.is_initialized()
-    if joined:
-        distributed.barrier()
-    yield not joined or distributed.get_rank() == 0
-    if joined:
-        distributed.barrier()
+from transmamba.processes import one_writer
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     """Write ``content`` under a temporary name, then rename: a reader finds the old file or the new one.
 
-    Of several processes that train together one writes; see :func:`one_writer`.
+    Of several processes that train together one writes; see :func:`transmamba.processes.one_writer`.
 
     Raises:
         OSError: The folder cannot be written or the disk is full. Nothing is left behind, and a file that was there

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, distributed, nn
 
 
@@ -100,15 +101,6 @@ def shared_like(value: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(value.to(mesh.device_type), mesh, parameter.placements)  # type: ignore[attr-defined]
 
 
-def mean(value: Tensor) -> Tensor:
-    """Mean of a tensor over all processes."""
-    if not _joined():
-        return value
-    value = value.detach().clone()
-    distributed.all_reduce(value)
-    return value / distributed.get_world_size()
-
-
 def anywhere(fact: bool) -> bool:
     """Whether ``fact`` holds in any process."""
     if not _joined():
@@ -127,6 +119,29 @@ def from_first(value: Any) -> Any:
     return shared[0]
 
 
+def means(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mean of each of these scalars over all processes, gathered at once."""
+    if not _joined():
+        return values
+    gathered = torch.stack([value.detach().float() for value in values.values()])
+    distributed.all_reduce(gathered)
+    return dict(zip(values, gathered / distributed.get_world_size(), strict=True))
+
+
+@contextmanager
+def one_writer() -> Iterator[bool]:
+    """Yield whether this is the process that changes files.
+
+    All wait for each other before and afterwards, so that all have read what was there and find what is there then.
+    """
+    joined = _joined()
+    if joined:
+        distributed.barrier()
+    yield not joined or distributed.get_rank() == 0
+    if joined:
+        distributed.barrier()
+
+
 def share(batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], float]:
     """This process's samples of a batch, and the factor that makes the mean of all processes' losses the batch's.
 
@@ -134,11 +149,11 @@ def share(batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], float]:
     """
     if not _joined():
         return batch, 1.0
-    world, whole = distributed.get_world_size(), len(batch[0])
+    world, samples = distributed.get_world_size(), len(batch[0])
     mine = [t[distributed.get_rank() :: world] for t in batch]
     if len(mine[0]) == 0:
         return tuple(t[:1] for t in batch), 0.0
-    return tuple(mine), len(mine[0]) * world / whole
+    return tuple(mine), len(mine[0]) * world / samples
 
 
 def _joined() -> bool:

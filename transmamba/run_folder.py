@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from transmamba.config import differences, identity, to_dict
-from transmamba.files import one_writer, write_json
+from transmamba.files import write_json
+from transmamba.processes import one_writer
 
 RUN_FORMAT, METRICS_FORMAT = "transmamba-run", "transmamba-metrics"
 STAGES, STUDENT, TENSORBOARD = "stages", "student", "tensorboard"

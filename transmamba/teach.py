@@ -15,7 +15,8 @@ import torch
 from transmamba import processes
 from transmamba.checkpoint import CheckpointError, versions
 from transmamba.config import OWN_DATA, RunConfig, digest, to_dict
-from transmamba.files import one_writer, write_json
+from transmamba.files import write_json
+from transmamba.processes import one_writer
 from transmamba.tasks import Task
 from transmamba.teachers import Teacher, create_teacher
 from transmamba.teachers.teacher import no_progress_bars

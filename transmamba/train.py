@@ -199,7 +199,7 @@ class Trainer:
                     if metric.ndim == 0:
                         sums[name] = sums.get(name, 0.0) + share * metric
                 (share * loss).backward()
-        sums = {name: processes.mean(metric) for name, metric in sums.items()}
+        sums = processes.means(sums)
         value = sums["loss"].item()
         if not math.isfinite(value):
             raise TrainingError(
