@@ -104,7 +104,7 @@ def train(run: Run, watcher: Watcher | None = None) -> dict[str, Any]:
         },
         "answers": data.answers,
         "results": {
-            **evaluate(model, data, run.tokenizer),
+            **evaluate(model, data, run.tokenizer, predicted),
             "parameters": sum(p.numel() for p in model.parameters()),
             "steps": plan.steps,
             "seconds": trainer.seconds,
@@ -116,15 +116,19 @@ def train(run: Run, watcher: Watcher | None = None) -> dict[str, Any]:
     return metrics
 
 
-def evaluate(model: WithText, data: VqaData, tokenizer: Any) -> dict[str, Any]:
+def evaluate(model: WithText, data: VqaData, tokenizer: Any, predicted: Tensor | None = None) -> dict[str, Any]:
     """Accuracy on the test part, in all and by kind of question (``kinds``), and what it is worth.
 
     ``same_image``: of two questions about one image that have different answers, how often both are answered right.
     ``shuffled_questions``: accuracy when each image is asked what was meant for another.
     ``majority``, ``question_only``: see :func:`transmamba.tasks.vqa.blind_baselines`.
+
+    Args:
+        predicted: The model's answers to the test questions, where they are there already.
     """
     test = data.test
-    predicted = predict(model, EncodedQuestions(test, tokenizer))
+    if predicted is None:
+        predicted = predict(model, EncodedQuestions(test, tokenizer))
     shuffled = predict(model, EncodedQuestions(test, tokenizer, other_questions(test)))
     pairs, reached = question_pairs(test), accuracies(predicted, test)
     return {
