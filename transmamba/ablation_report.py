@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transmamba.checkpoint import versions
 from transmamba.config import to_dict
 from transmamba.files import write_atomic, write_json, write_text
+from transmamba.pictures import dress, new_figure, to_png
 from transmamba.report import first_reaching
 from transmamba.tasks import Metric
 
@@ -231,12 +231,8 @@ def _without_curves(cells: dict[str, Any]) -> dict[str, Any]:
 
 def plot(content: dict[str, Any]) -> bytes:
     """A PNG: accuracy over steps, and over the share of the data where that was varied; means over the seeds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
     lines = _data_curves(content)
-    figure = Figure(figsize=(11 if lines else 7, 4.2), dpi=130, layout="constrained")
+    figure = new_figure(11 if lines else 7, 4.2, 130)
     left, *right = figure.subplots(1, 2 if lines else 1, squeeze=False)[0]
     shown = ["scratch", "base", *(name for name in content["rows"] if name.startswith("data-"))]
     for name in shown:
@@ -250,15 +246,9 @@ def plot(content: dict[str, Any]) -> bytes:
             axes.errorbar(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.5, capsize=3, label=label)
         axes.set(xlabel="training data, % of scratch's", xlim=(0, 105))
     for axes in (left, *right):
-        if content["metric"]["form"].endswith("%"):
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.grid(color="0.9")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes, content["metric"]["form"])
         axes.legend(frameon=False, loc="lower right", fontsize=9)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _data_curves(content: dict[str, Any]) -> dict[str, list[tuple[int, float, float]]]:

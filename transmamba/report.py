@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transmamba.files import write_atomic, write_json, write_text
+from transmamba.pictures import dress, new_figure, to_png
 from transmamba.run_folder import CURVES, METRICS, REPORT, RUN, STUDENT, SUBCLONE
 from transmamba.tasks import Metric
 
@@ -118,12 +118,8 @@ def to_markdown(folder: str | Path, metrics: dict[str, Any]) -> str:
 
 def plot_curves(metrics: dict[str, Any]) -> bytes:
     """The main figure over steps as a PNG: scratch and adapted as curves, the teacher as a line."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
     results, metric = metrics["results"], Metric(**metrics["metric"])
-    figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
+    figure = new_figure(7, 4.2, 150)
     axes = figure.add_subplot()
     axes.axhline(results["teacher"][metric.name], color="0.45", linestyle="--", linewidth=1.3, label="teacher")
     styles = {"scratch": ("#c1662f", "s"), "adapted": ("#1f6fb4", "o")}
@@ -133,19 +129,13 @@ def plot_curves(metrics: dict[str, Any]) -> bytes:
         steps, reached = zip(*((row["step"], row[metric.name]) for row in result["history"]), strict=True)
         axes.plot(steps, reached, color=color, marker=marker, markersize=3.5, linewidth=1.6, label=name)
     axes.set(xlabel="training steps", ylabel=f"test {metric.name}", xlim=(0, None))
-    if metric.form.endswith("%"):
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if not metric.higher_is_better:
         axes.set_yscale("log")
-    axes.grid(color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, metric.form)
     axes.legend(frameon=False, loc="best")
     config = metrics["config"]
     axes.set_title(f"{config['student']} on {config['data']}, seed {config['seed']}", loc="left", fontsize=11)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _steps(results: dict[str, Any], name: str, metric: Metric) -> str:

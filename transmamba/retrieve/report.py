@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from transmamba.files import write_atomic, write_json, write_text
+from transmamba.pictures import new_figure, to_png
 from transmamba.report import plot_curves
 from transmamba.retrieve.data import VideoData, describe_left_out
 from transmamba.retrieve.retriever import Retriever, embeddings
@@ -117,11 +117,8 @@ def plot_strips(
     titles: Sequence[str], strips: Sequence[Sequence[np.ndarray]], right: Sequence[Sequence[bool]]
 ) -> bytes:
     """A PNG with a row for each title: images ``(H, W, 3)``, those that are right in a green frame."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = max(len(row) for row in strips)
-    figure = Figure(figsize=(3.4 * columns, 0.95 * len(strips)), dpi=110, layout="constrained")
+    figure = new_figure(3.4 * columns, 0.95 * len(strips), 110)
     grid = figure.subplots(len(strips), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -133,9 +130,7 @@ def plot_strips(
             axes.set(xticks=[], yticks=[])
             for spine in axes.spines.values():
                 spine.set(color="#2ca02c" if mark else "0.7", linewidth=2.5 if mark else 0.8)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return to_png(figure)
 
 
 def _strip(clip: np.ndarray) -> np.ndarray:

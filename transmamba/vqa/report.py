@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from transmamba.files import write_atomic, write_json, write_text
+from transmamba.pictures import new_figure, to_png
 from transmamba.run_folder import METRICS, PICTURES, REPORT, RUN
 from transmamba.tasks.vqa import VqaData, question_pairs
 
@@ -81,12 +81,9 @@ def to_markdown(folder: Path, metrics: dict[str, Any], data: VqaData, predicted:
 
 def plot_answers(data: VqaData, predicted: Tensor, pairs: Tensor) -> bytes:
     """Images with two questions below each and the answers given, as a PNG; a wrong one has the right one beside it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = 4
     rows = -(-len(pairs) // columns)
-    figure = Figure(figsize=(11, 3.1 * rows), dpi=100, layout="constrained")
+    figure = new_figure(11, 3.1 * rows, 100)
     for place, pair in enumerate(pairs.tolist()):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(data.test.images[data.test.image[pair[0]]].permute(1, 2, 0).numpy())
@@ -99,6 +96,4 @@ def plot_answers(data: VqaData, predicted: Tensor, pairs: Tensor) -> bytes:
                 0.5, -0.03 - 0.27 * line, text, transform=axes.transAxes, ha="center", va="top", fontsize=8,
                 color=_RIGHT if given == right else _WRONG,
             )  # fmt: skip
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return to_png(figure)
