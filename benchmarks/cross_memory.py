@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.peak_memory import peak
+from benchmarks.memory import peak
 from benchmarks.peers.concatenated_scan import cross_mamba as concatenated
 from benchmarks.test_cross_mamba import SHAPES, TEXT, call, make_inputs, make_text
 from benchmarks.verify import step

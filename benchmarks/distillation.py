@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import ViTConfig
 
-from benchmarks.peak_memory import peak
+from benchmarks.memory import peak
 from transmamba.config import OptimConfig
 from transmamba.distill import Distiller
 from transmamba.models import create_model

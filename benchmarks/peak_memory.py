@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import functools
 import json
-import resource
 import sys
-from pathlib import Path
 
 import torch
 
+from benchmarks.memory import peak
 from benchmarks.peers import torch_loop
 from benchmarks.test_selective_scan import call, make_inputs
 from benchmarks.verify import step
@@ -29,14 +28,6 @@ def main(variant: str, shape: list[int]) -> None:
     before = peak()
     step(run, inputs, upstream)
     print((peak() - before) / 2**20)
-
-
-def peak() -> int:
-    """Of resident memory, in bytes; on Linux not from getrusage, whose peak a process inherits from its parent."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 if __name__ == "__main__":

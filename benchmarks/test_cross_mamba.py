@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 
 from benchmarks import variants
 from benchmarks.interleave import interleave
+from benchmarks.memory import by_process
 from benchmarks.peers.concatenated_scan import cross_mamba as concatenated
 from benchmarks.rows import Row
 from benchmarks.test_selective_scan import VIM_SMALL
@@ -75,17 +74,7 @@ def test_beside_peers(shape, figure, benchmark, measurements, rounds):
 
 @pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_peak_memory(benchmark, measurements):
-    mebibytes = {}
-
-    def measure():
-        for variant in ("fused", "joined"):
-            command = [sys.executable, "-m", "benchmarks.cross_memory", variant]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{variant}: {done.stderr[-2000:]}"
-            mebibytes[variant] = float(done.stdout)
-
-    benchmark.pedantic(measure, rounds=1)
-    benchmark.extra_info["peak MiB"] = mebibytes
+    mebibytes = by_process(benchmark, "cross_memory", ("fused", "joined"))
     ours, peer = f"op ({mebibytes['fused']:.0f} MiB)", f"{JOINED} ({mebibytes['joined']:.0f} MiB)"
     value, figure = (
         mebibytes["fused"] / mebibytes["joined"],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import pytest
 
 from benchmarks.distillation import CASE, KINDS, training
 from benchmarks.interleave import interleave
+from benchmarks.memory import by_process
 from benchmarks.rows import Row
 
 OP = "distillation"
@@ -24,17 +23,7 @@ def test_step(benchmark, measurements, rounds):
 
 @pytest.mark.benchmark(group=f"{OP}, wall time", timer=time.perf_counter)
 def test_peak_memory(benchmark, measurements):
-    mebibytes = {}
-
-    def measure():
-        for kind in KINDS:
-            command = [sys.executable, "-m", "benchmarks.distillation", kind]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{kind}: {done.stderr[-2000:]}"
-            mebibytes[kind] = float(done.stdout)
-
-    benchmark.pedantic(measure, rounds=1)
-    benchmark.extra_info["peak MiB"] = mebibytes
+    mebibytes = by_process(benchmark, "distillation", KINDS)
     ours, peer = (f"{kind} ({mebibytes[kind]:.0f} MiB)" for kind in KINDS)
     value = mebibytes["distilled"] / mebibytes["plain"]
     measurements.add(Row(OP, CASE, "peak memory, ours over it", ours, peer, value, target=1.6, at_most=True))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -16,6 +14,7 @@ from torch import Tensor
 from benchmarks import variants
 from benchmarks.interleave import interleave
 from benchmarks.machine import usable_cpus
+from benchmarks.memory import by_process
 from benchmarks.overhead import overhead
 from benchmarks.peers import SELECTIVE_SCAN as PEERS
 from benchmarks.rows import Row
@@ -159,17 +158,7 @@ def test_overhead(benchmark, measurements, rounds):
 def test_peak_memory(benchmark, measurements):
     shape = (2, 1536, 4096, 16)
     (ours, _), *_ = variants.our_backends(call, make_inputs((1, 4, 4, 4)), measurements).items()
-    mebibytes = {}
-
-    def measure():
-        for variant in (ours, "torch_loop"):
-            command = [sys.executable, "-m", "benchmarks.peak_memory", variant, json.dumps(shape)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{variant}: {done.stderr[-2000:]}"
-            mebibytes[variant] = float(done.stdout)
-
-    benchmark.pedantic(measure, rounds=1)
-    benchmark.extra_info["peak MiB"] = mebibytes
+    mebibytes = by_process(benchmark, "peak_memory", (ours, "torch_loop"), json.dumps(shape))
     value = mebibytes["torch_loop"] / mebibytes[ours]
     figure = f"training, peak memory ({mebibytes[ours]:.0f} MiB)"
     peer = f"torch_loop ({mebibytes['torch_loop']:.0f} MiB)"
