@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from transmamba.adapt import adapt, prepare
-from transmamba.commands.parsing import Options, parse_run, refusing, use_threads
+from transmamba.commands.parsing import Options, parse_run, prepare_run
 from transmamba.progress import Bar
 from transmamba.report import load_line, rich_table
 
@@ -14,11 +14,7 @@ def run(arguments: list[str], console: Console) -> int:
     """Adapt, show the table, and say how to load the student."""
     options = parse_run(arguments, "adapt", Options)
     config = options.run
-    use_threads(config.threads)
-    with refusing():
-        prepared = prepare(config, options.overwrite)
-    if prepared.finished is not None:
-        console.print(f"{config.folder} is finished already; --overwrite does it again", highlight=False)
+    prepared = prepare_run(prepare, options, console)
     with Bar(console) as bar:
         metrics = adapt(prepared, bar, lambda line: console.print(line, highlight=False, soft_wrap=True))
     console.print(rich_table(metrics))

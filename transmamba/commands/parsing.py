@@ -8,12 +8,13 @@ import dataclasses
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
+from rich.console import Console
 
 from transmamba.config import PRESETS, RunConfig, preset
 from transmamba.config_file import read_config
@@ -93,6 +94,21 @@ def parse_run(arguments: list[str], command: str, kind: Any, presets: Mapping[st
         default = kind(preset=name, run=dataclasses.replace(options, **launched))
         content.pop("preset", None)
     return parse(kind, [*_flags(content), *arguments], command, default)
+
+
+def prepare_run(prepare: Callable[[Any, bool], Any], options: Any, console: Console) -> Any:
+    """Check the run of :func:`parse_run`'s options by ``prepare``, and say so if nothing is left to do.
+
+    Raises:
+        BadInputError: An option is wrong, or the folder holds something else.
+    """
+    config = options.run
+    use_threads(config.threads)
+    with refusing():
+        prepared = prepare(config, options.overwrite)
+    if prepared.finished is not None:
+        console.print(f"{config.folder} is finished already; --overwrite does it again", highlight=False)
+    return prepared
 
 
 def _launched() -> dict[str, Any]:

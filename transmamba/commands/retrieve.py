@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from transmamba.adapt import usable_device
-from transmamba.commands.parsing import BadInputError, parse, parse_run, refusing, use_threads
+from transmamba.commands.parsing import BadInputError, parse, parse_run, prepare_run, refusing, use_threads
 from transmamba.progress import Bar
 from transmamba.retrieve import PRESETS, RetrieveConfig, Retriever, prepare, retrieve
 from transmamba.retrieve.data import describe_left_out, load_data, read_captions
@@ -89,11 +89,7 @@ def run(arguments: list[str], console: Console) -> int:
         return _search(arguments[1:], console)
     options = parse_run(arguments, "retrieve", Options, PRESETS)
     config = options.run
-    use_threads(config.threads)
-    with refusing():
-        prepared = prepare(config, options.overwrite)
-    if prepared.finished is not None:
-        console.print(f"{config.folder} is finished already; --overwrite does it again", highlight=False)
+    prepared = prepare_run(prepare, options, console)
     with Bar(console) as bar, _usable():
         metrics = retrieve(prepared, bar, lambda line: console.print(line, highlight=False, soft_wrap=True))
     console.print(rich_table(metrics["results"], config.student))

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from transmamba.adapt import usable_device
-from transmamba.commands.parsing import BadInputError, parse, parse_run, refusing, use_threads
+from transmamba.commands.parsing import BadInputError, parse, parse_run, prepare_run, refusing, use_threads
 from transmamba.progress import Bar
 from transmamba.tasks.vqa import load_vqa
 from transmamba.vqa import PRESETS, Answerer, VqaConfig, evaluate, prepare, train
@@ -82,11 +82,7 @@ def run(arguments: list[str], console: Console) -> int:
 def _train(arguments: list[str], console: Console) -> int:
     options = parse_run(arguments, "vqa", Options, PRESETS)
     config = options.run
-    use_threads(config.threads)
-    with refusing():
-        prepared = prepare(config, options.overwrite)
-    if prepared.finished is not None:
-        console.print(f"{config.folder} is finished already; --overwrite does it again", highlight=False)
+    prepared = prepare_run(prepare, options, console)
     with Bar(console) as bar:
         metrics = train(prepared, bar)
     console.print(rich_table(metrics["results"], f"{config.student}, {config.mode}, on {config.data}"))
