@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 from transmamba.tasks.images import DATASETS
 from transmamba.tasks.task import Batch, Task
 from transmamba.teachers import Teacher, create_teacher
+from transmamba.teachers.teacher import import_transformers
 
 if TYPE_CHECKING:
     from transmamba.config import RunConfig
@@ -108,14 +109,10 @@ class ImageData(Task):
         return list(dataset.tensors[0][:count].split(256))
 
     def _vit_config(self, config: RunConfig) -> Any:
-        try:
-            from transformers import ViTConfig
-        except ImportError as error:
-            raise ImportError('teachers need transformers: pip install "transmamba[adapt]"') from error
         options = config.teacher
         if options.patch_size > self.size:
             raise ValueError(f"teacher.patch_size must be at most the image's {self.size}, got {options.patch_size}")
-        return ViTConfig(  # type: ignore[call-arg]
+        return import_transformers().ViTConfig(
             hidden_size=options.hidden_size,
             num_hidden_layers=options.layers,
             num_attention_heads=options.heads,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transmamba.teachers.teacher import Teacher, load_model
+from transmamba.teachers.teacher import Teacher, import_transformers, load_model
 
 
 @dataclasses.dataclass
@@ -90,10 +90,7 @@ def create_clip(source: Any) -> ClipTeacher:
         FileNotFoundError: The folder does not exist.
         ImportError: transformers is needed and not installed.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError('teachers need transformers: pip install "transmamba[adapt]"') from error
+    transformers = import_transformers()
     if isinstance(source, (str, os.PathLike)):
         source = load_model(source, {"clip": ("CLIPModel",)})
     if isinstance(source, transformers.CLIPConfig):

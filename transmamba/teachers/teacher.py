@@ -174,7 +174,7 @@ def create_teacher(source: Any, spec: TeacherSpec | None = None) -> Teacher:
         return Teacher(source, spec)
     if isinstance(source, (str, os.PathLike)):
         return Teacher(load_model(source, _CLASSES), spec)
-    transformers = _transformers()
+    transformers = import_transformers()
     if isinstance(source, transformers.PretrainedConfig):
         if source.model_type not in _CLASSES:
             raise ValueError(f"a teacher's config must be of type {', '.join(_CLASSES)}, got {source.model_type!r}")
@@ -186,7 +186,7 @@ def create_teacher(source: Any, spec: TeacherSpec | None = None) -> Teacher:
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
     """Silence the bars that transformers draws while it reads or writes a few files."""
-    logging = _transformers().utils.logging
+    logging = import_transformers().utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -207,7 +207,7 @@ def load_model(source: str | os.PathLike[str], known: dict[str, tuple[str, ...]]
         raise FileNotFoundError(f"teacher {str(source)!r}: no such folder, and not a hub name like 'owner/model'")
     if path.exists() and not (path / "config.json").is_file():
         raise ValueError(f"teacher {path}: no config.json there; a saved transformers model is a folder with one")
-    transformers = _transformers()
+    transformers = import_transformers()
     try:
         with no_progress_bars():
             config = transformers.AutoConfig.from_pretrained(source)
@@ -236,7 +236,8 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _transformers() -> Any:
+def import_transformers() -> Any:
+    """The package, or an ImportError that says how to get it."""
     try:
         import transformers
     except ImportError as error:
