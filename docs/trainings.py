@@ -118,7 +118,7 @@ def questions(content: dict) -> str:
     lines = [
         f"{config['epochs']} epochs of {data['train_questions']:,} questions about {data['train_images']:,} images, "
         f"{results['steps']:,} steps, {results['seconds'] / 60:.0f} minutes on {machine['threads']} thread of "
-        f"{machine['cpu']} that did other work too; seed {config['seed']}. Accuracy on "
+        f"{machine['cpu']}; seed {config['seed']}. Accuracy on "
         f"{data['test_questions']:,} questions about {data['test_images']:,} other images:",
         "",
         "| | accuracy |",
